@@ -1,0 +1,169 @@
+"""The native core's functions, as raw as they come: addresses, sizes and codes in, bytes out.
+
+Nothing here knows a framework. Every address is that of C-contiguous CPU memory which the caller owns and keeps
+alive for the length of the call; `rquant._native` is the one place that takes addresses of arrays and tensors.
+A matrix is `[rows, cols]`, row-major. `groups = ceil(cols / group_size)`; per channel means `group_size >= cols`.
+`threads` is how many threads the call may use, at least 1.
+
+Every function raises ValueError, with the argument, what was expected and what came, for sizes or codes that do not fit.
+"""
+
+from typing import Final
+
+__version__: Final[str]
+
+FLOAT32: Final[int]
+FLOAT16: Final[int]
+BFLOAT16: Final[int]
+
+ZP_NONE: Final[int]
+"""Symmetric: no zero points."""
+ZP_UINT8: Final[int]
+"""Integer zero points, stored with the codes' offset: `Z + 2**(bits - 1)`."""
+ZP_FLOAT16: Final[int]
+"""Fractional zero points, stored as the plain Z of `x = S * (q - Z)`."""
+
+def isa() -> str:
+    """The instruction set in use: `portable`, `avx2` or `avx512vnni` (held lower by `RQUANT_ISA`)."""
+
+def supported_isas() -> list[str]:
+    """What this CPU has, slowest first."""
+
+def kernel_name(bits: int) -> str:
+    """The integer microkernel that weights of this width are packed for."""
+
+def default_threads() -> int:
+    """Cores that affinity and cgroup leave to this process."""
+
+def adopt_openmp() -> bool:
+    """Run calls on the process's OpenMP threads from now on, if an OpenMP runtime is loaded (torch brings one)."""
+
+def ranges(
+    x: int, dtype: int, rows: int, cols: int, group_size: int, lo: int, hi: int, threads: int
+) -> int:
+    """Write each group's minimum and maximum to float32 `lo` and `hi`, both `[rows, groups]`.
+
+    Returns the flat index of the first NaN or infinity in `x`, or -1 (then `lo` and `hi` are whole).
+    """
+
+def qparams(
+    lo: int, hi: int, count: int, bits: int, symmetric: bool, half: bool, scale: int, zero_point: int
+) -> bool:
+    """Turn `count` ranges into float32 scales and (unless symmetric; then pass 0) ZP_UINT8 zero points.
+
+    With `half`, scales are rounded to float16 if all of them lie in its normal range. Returns whether they were;
+    zero points are computed from the scales as stored.
+    """
+
+def encode(
+    x: int,
+    dtype: int,
+    rows: int,
+    cols: int,
+    bits: int,
+    group_size: int,
+    scale: int,
+    scale_dtype: int,
+    zero_point: int,
+    zp_kind: int,
+    codes: int,
+    threads: int,
+) -> None:
+    """`q = clip(round_half_even(x / S) + Z)` as canonical bytes: uint8 `[rows, row_bytes(cols, bits)]`."""
+
+def row_bytes(cols: int, bits: int) -> int:
+    """Canonical bytes of one row: `cols * bits` bits, padded to 4 bytes."""
+
+def pack_codes(q: int, rows: int, cols: int, bits: int, codes: int) -> None:
+    """int8 codes `[rows, cols]` -> canonical bytes. Raises for a code out of the type's range."""
+
+def unpack_codes(codes: int, rows: int, cols: int, bits: int, q: int) -> None:
+    """Canonical bytes -> int8 codes `[rows, cols]`."""
+
+def dequantize(
+    codes: int,
+    rows: int,
+    cols: int,
+    bits: int,
+    group_size: int,
+    scale: int,
+    scale_dtype: int,
+    zero_point: int,
+    zp_kind: int,
+    out: int,
+    out_dtype: int,
+    threads: int,
+) -> None:
+    """`x = S * (q - Z)` into `out`, `[rows, cols]` of `out_dtype`."""
+
+def packed_len(
+    n: int, k: int, bits: int, group_size: int, scale_dtype: int, zp_kind: int
+) -> int:
+    """Bytes of the panels of an `[n, k]` weight, header included, for the kernel in use."""
+
+def pack(
+    codes: int,
+    n: int,
+    k: int,
+    bits: int,
+    group_size: int,
+    scale: int,
+    scale_dtype: int,
+    zero_point: int,
+    zp_kind: int,
+    panels: int,
+    panels_len: int,
+    threads: int,
+) -> None:
+    """Canonical weight -> this machine's panels (header first)."""
+
+def unpack(
+    panels: int, panels_len: int, codes: int, scale: int, zero_point: int, threads: int
+) -> None:
+    """The exact inverse of `pack`, for panels of any machine: bytes, scales and zero points as they were."""
+
+def packed_info(
+    panels: int, panels_len: int
+) -> tuple[int, int, int, int, int, int, str]:
+    """`(n, k, bits, group_size, scale_dtype, zp_kind, layout)` from the header; ValueError if it is not one."""
+
+def packed_is_native(panels: int, panels_len: int) -> bool:
+    """Whether the kernel in use reads this layout; if not, `unpack` and `pack` anew."""
+
+def linear(
+    x: int,
+    dtype: int,
+    m: int,
+    k: int,
+    panels: int,
+    panels_len: int,
+    bias: int,
+    bias_dtype: int,
+    out: int,
+    n: int,
+    integer: bool,
+    threads: int,
+) -> None:
+    """`out[m, n] = x[m, k] @ dequantize(W).T + bias`, `out` of x's dtype; `bias` 0 for none.
+
+    `integer`: rows of x become int8 (symmetric, one scale a row) and the product accumulates in int32.
+    Otherwise float arithmetic. A row of x with NaN or infinity gives a row of NaN.
+    """
+
+def gemm_i32(
+    a: int, m: int, k: int, panels: int, panels_len: int, out: int, n: int, threads: int
+) -> None:
+    """`out[m, n] = a[m, k] @ q.T`: exact int32 product of int8 `a` and the bare codes. k <= 131071."""
+
+def gather_rows(
+    panels: int, panels_len: int, ids: int, count: int, out: int, out_dtype: int, threads: int
+) -> None:
+    """Row `ids[i]` (int64) of the dequantized weight into `out[i]`. Raises for an id out of range."""
+
+def quantize_rows(
+    x: int, dtype: int, m: int, k: int, q: int, scale: int, threads: int
+) -> None:
+    """Dynamic activation quantization, as `linear` does it: int8 `[m, k]` and one float32 scale a row.
+
+    A row with NaN or infinity gets scale NaN and codes 0; a row of zeros gets scale 1.
+    """

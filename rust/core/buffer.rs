@@ -1,0 +1,135 @@
+//! Memory: bytes aligned to a cache line, and per-thread scratch that outlives a call.
+
+use std::cell::Cell;
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Zero-initialised bytes that start on a cache line.
+#[derive(Clone, Default)]
+pub struct AlignedBytes {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl AlignedBytes {
+    /// `len` zero bytes.
+    pub fn zeroed(len: usize) -> Self {
+        Self { lines: vec![Line([0; 64]); len.div_ceil(64)], len }
+    }
+}
+
+/// Element types that are plain bits, any of which is a value.
+#[allow(unsafe_code)]
+mod plain {
+    /// # Safety
+    /// Every bit pattern is a value, there is no padding, and the alignment is at most 64.
+    pub(crate) unsafe trait Plain: Copy {}
+    // SAFETY: integers and floats are plain bits.
+    unsafe impl Plain for u8 {}
+    // SAFETY: as above.
+    unsafe impl Plain for i8 {}
+    // SAFETY: as above.
+    unsafe impl Plain for i32 {}
+    // SAFETY: as above.
+    unsafe impl Plain for i64 {}
+    // SAFETY: as above.
+    unsafe impl Plain for f32 {}
+    // SAFETY: as above.
+    unsafe impl Plain for half::f16 {}
+}
+pub(crate) use plain::Plain;
+
+#[allow(unsafe_code)]
+impl std::ops::Deref for AlignedBytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `lines` holds at least `len` initialised bytes.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+#[allow(unsafe_code)]
+impl std::ops::DerefMut for AlignedBytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and the borrow is unique.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// View bytes as elements. `None` if the address or the length does not fit the type.
+#[allow(unsafe_code)]
+pub(crate) fn cast<T: Plain>(bytes: &[u8]) -> Option<&[T]> {
+    let size = size_of::<T>();
+    if bytes.as_ptr().addr() % align_of::<T>() != 0 || bytes.len() % size != 0 {
+        return None;
+    }
+    // SAFETY: aligned and whole (checked), and any bits are a value of a `Plain` type.
+    Some(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size) })
+}
+
+/// The same for writing.
+#[allow(unsafe_code)]
+pub(crate) fn cast_mut<T: Plain>(bytes: &mut [u8]) -> Option<&mut [T]> {
+    let size = size_of::<T>();
+    if bytes.as_ptr().addr() % align_of::<T>() != 0 || bytes.len() % size != 0 {
+        return None;
+    }
+    // SAFETY: as in `cast`, and the borrow is unique.
+    Some(unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / size) })
+}
+
+thread_local! {
+    static SPARE: Cell<Vec<AlignedBytes>> = const { Cell::new(Vec::new()) };
+}
+
+/// Scratch memory that goes back to its thread's shelf when dropped, so that a layer's second call allocates nothing.
+/// Its contents are whatever was there.
+pub(crate) struct Scratch(AlignedBytes);
+
+/// Buffers larger than this are freed, not kept.
+const KEEP: usize = 64 << 20;
+
+impl Scratch {
+    pub(crate) fn take(len: usize) -> Self {
+        let mut shelf = SPARE.take();
+        let fit = shelf.iter().position(|b| b.lines.len() * 64 >= len);
+        let mut bytes = fit.or(shelf.len().checked_sub(1)).map(|i| shelf.swap_remove(i)).unwrap_or_default();
+        SPARE.set(shelf);
+        if bytes.lines.len() * 64 < len {
+            bytes = AlignedBytes::zeroed(len);
+        }
+        bytes.len = len;
+        Self(bytes)
+    }
+
+    /// Scratch for `count` elements.
+    pub(crate) fn of<T: Plain>(count: usize) -> Self {
+        Self::take(count * size_of::<T>())
+    }
+
+    pub(crate) fn as_slice<T: Plain>(&self) -> &[T] {
+        cast(&self.0).expect("scratch is aligned and sized for its element")
+    }
+
+    pub(crate) fn as_mut<T: Plain>(&mut self) -> &mut [T] {
+        cast_mut(&mut self.0).expect("scratch is aligned and sized for its element")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.0);
+        if bytes.lines.len() * 64 <= KEEP {
+            // a thread that is ending has no shelf any more
+            let _ = SPARE.try_with(|cell| {
+                let mut shelf = cell.take();
+                if shelf.len() < 16 {
+                    shelf.push(bytes);
+                }
+                cell.set(shelf);
+            });
+        }
+    }
+}

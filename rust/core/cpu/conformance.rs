@@ -1,0 +1,171 @@
+//! Every kernel of every instruction set against the portable one: `==` for integers and elementwise loops, within
+//! rounding for float sums.
+
+use super::lanes::{Encoding, Groups, PanelZeros};
+use super::*;
+
+fn bytes(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|i| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            // the ends of the range often: overflow hides there
+            match i % 5 {
+                0 => 0x80,
+                1 => 0xff,
+                _ => state as u8,
+            }
+        })
+        .collect()
+}
+
+fn floats(len: usize, seed: u64) -> Vec<f32> {
+    bytes(len, seed).iter().zip(bytes(len, seed + 9)).map(|(a, b)| f32::from(*a as i8) + f32::from(b) / 256.0).collect()
+}
+
+/// int8 quads as the kernel reads them.
+fn arrange(a: &[u8], wide: bool) -> Vec<u8> {
+    if !wide {
+        return a.to_vec();
+    }
+    let widen = |b: u8| i16::from(b as i8).to_le_bytes();
+    a.as_chunks::<4>().0.iter().flat_map(|q| [q[0], q[2], q[1], q[3]].map(widen).concat()).collect()
+}
+
+fn close(got: &[f32], want: &[f32], size: f32) -> bool {
+    got.iter().zip(want).all(|(g, w)| (g - w).abs() <= 1e-5 * size)
+}
+
+#[test]
+fn integer_tiles_equal_the_portable_one() {
+    for isa in detected() {
+        for weight in QuantType::ALL {
+            let kernel = isa.kernel(weight);
+            let spec = portable::ISA.kernel(weight);
+            for (rows, cols, blocks) in shapes(kernel.mr) {
+                let b = bytes(blocks * block_bytes(cols), 3 + blocks as u64);
+                let a = bytes(blocks * weight.per_byte() * rows * 4, 17 + rows as u64);
+                let start: Vec<i32> = (0..rows * cols).map(|i| i32::MAX - i as i32).collect();
+                for accumulate in [false, true] {
+                    let mut want = start.clone();
+                    for r in 0..rows {
+                        // the specification takes fewer rows at once
+                        let row: Vec<u8> = a.chunks(rows * 4).flat_map(|q| &q[r * 4..][..4]).copied().collect();
+                        spec.tile(&row, 1, &b, cols, &mut want[r * cols..][..cols], accumulate);
+                    }
+                    let mut got = start.clone();
+                    kernel.tile(&arrange(&a, kernel.wide), rows, &b, cols, &mut got, accumulate);
+                    assert_eq!(got, want, "{} rows {rows} cols {cols} blocks {blocks}", kernel.name);
+
+                    let mut codes = vec![0; b.len() * weight.per_byte()];
+                    kernel.unpack(&b, cols, &mut codes);
+                    let mut spec_codes = codes.clone();
+                    spec.unpack(&b, cols, &mut spec_codes);
+                    assert_eq!(codes, spec_codes, "{} unpack cols {cols}", kernel.name);
+                    let mut got = start.clone();
+                    kernel.tile_unpacked(&arrange(&a, kernel.wide), rows, &codes, cols, &mut got, accumulate);
+                    assert_eq!(got, want, "{} unpacked rows {rows} cols {cols} blocks {blocks}", kernel.name);
+                }
+            }
+        }
+    }
+}
+
+fn shapes(mr: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let blocks = [0, 1, 2, 3, 7, 8, 9, 33];
+    (1..=mr).flat_map(move |r| [16, 32, 48, 64].into_iter().flat_map(move |c| blocks.map(|b| (r, c, b))))
+}
+
+#[test]
+fn float_kernels_agree_with_the_portable_ones() {
+    for isa in detected() {
+        for (rows, cols, blocks) in shapes(isa.float_mr) {
+            let (a, b) = (floats(blocks * rows, 5), floats(blocks * cols, 6));
+            let (mut got, mut want) = (vec![1f32; rows * cols], vec![1f32; rows * cols]);
+            isa.float_tile(&a, rows, &b, cols, &mut got);
+            for (a, b) in a.chunks(rows).zip(b.chunks(cols)) {
+                want.chunks_mut(cols).zip(a).for_each(|(w, x)| w.iter_mut().zip(b).for_each(|(w, y)| *w += x * y));
+            }
+            assert!(close(&got, &want, 128.0 * 128.0 * (blocks as f32 + 1.0)), "{} {rows} {cols} {blocks}", isa.name);
+        }
+        for weight in QuantType::ALL {
+            for (rows, cols, blocks) in shapes(MAX_DOT_ROWS) {
+                let b = bytes(blocks * block_bytes(cols), 8);
+                let a = floats(blocks * block_steps(weight) * rows, 9);
+                let z = floats(cols, 10);
+                for zeros in [None, Some(&z[..])] {
+                    let (mut got, mut want) = (vec![2f32; rows * cols], vec![2f32; rows * cols]);
+                    isa.kernel(weight).dot(&a, rows, &b, cols, zeros, &mut got);
+                    portable::ISA.kernel(weight).dot(&a, rows, &b, cols, zeros, &mut want);
+                    let size = 128.0 * 256.0 * (a.len() as f32 + 1.0);
+                    assert!(close(&got, &want, size), "{} {weight:?} {rows} {cols} {blocks}", isa.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn lanes_give_the_same_bits() {
+    let x = floats(1003, 1);
+    for isa in detected() {
+        for len in [0, 1, 15, 16, 17, 64, 1003] {
+            let (x, acc) = (&x[..len], (0..len as i32).map(|i| i * 70_001 - 9_000_000).collect::<Vec<_>>());
+            let spec = &portable::ISA;
+            assert_eq!(isa.absmax_bits(x), spec.absmax_bits(x));
+            assert_eq!(isa.min_max(x), spec.min_max(x));
+            let e = Encoding { scale: 0.37, shift: 0.25, lo: -100.0, hi: 90.0, base: 128 };
+            let (mut got, mut want) = (vec![0u8; len], vec![0u8; len]);
+            isa.encode(x, e, &mut got);
+            spec.encode(x, e, &mut want);
+            assert_eq!(got, want);
+            let signed: Vec<i8> = got.iter().map(|u| *u as i8).collect();
+            assert_eq!(isa.sum(&signed), spec.sum(&signed));
+            let (mut got_f, mut want_f) = (x.to_vec(), x.to_vec());
+            let scales: Vec<f32> = x.iter().map(|v| v.abs() + 0.1).collect();
+            for zeros in [PanelZeros::Offset(8), PanelZeros::Stored(&want), PanelZeros::Fraction(x, 8)] {
+                isa.add_group(&acc, 12_345, zeros, &scales, &mut got_f);
+                spec.add_group(&acc, 12_345, zeros, &scales, &mut want_f);
+            }
+            isa.finish(&mut got_f, 0.3, Some(x));
+            spec.finish(&mut want_f, 0.3, Some(x));
+            isa.add_scaled(x, &scales, &mut got_f);
+            spec.add_scaled(x, &scales, &mut want_f);
+            assert_eq!(got_f, want_f, "{} {len}", isa.name);
+            isa.decode(&got, 128, 0.5, 0.7, &mut got_f);
+            spec.decode(&got, 128, 0.5, 0.7, &mut want_f);
+            assert_eq!(got_f, want_f, "{} {len}", isa.name);
+        }
+        for weight in QuantType::ALL {
+            let (cols, steps, group) = (48usize, 37usize, 5usize);
+            let b = bytes(steps.div_ceil(block_steps(weight)) * block_bytes(cols), 4);
+            let (scales, zeros) = (floats(cols * 12, 2), floats(cols * 12, 3));
+            for zeros in [None, Some(&zeros[..])] {
+                let groups = Groups { first: 16, size: group, scales: &scales, zeros };
+                let (mut got, mut want) = (vec![0f32; cols * steps], vec![0f32; cols * steps]);
+                isa.expand(&b, cols, weight, groups, &mut got);
+                portable::ISA.expand(&b, cols, weight, groups, &mut want);
+                assert_eq!(got, want, "{} {weight:?}", isa.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn rounding_is_half_to_even_and_clamps() {
+    let x = [0.5, 1.5, 2.5, -0.5, -1.5, 1e30, -1e30, f32::MIN_POSITIVE];
+    let e = Encoding { scale: 1.0, shift: 0.0, lo: -127.0, hi: 127.0, base: 0 };
+    for isa in detected() {
+        let mut u = [0; 8];
+        isa.encode(&x, e, &mut u);
+        assert_eq!(u.map(|u| u as i8), [0, 2, 2, 0, -2, 127, -127, 0], "{}", isa.name);
+    }
+}
+
+#[test]
+fn a_missing_level_says_what_there_is() {
+    let err = named("avx1024").unwrap_err().to_string();
+    assert!(err.contains("avx1024") && err.contains("portable"), "{err}");
+}

@@ -1,0 +1,214 @@
+//! Elementwise loops, written once and compiled once per instruction set by [`lanes!`].
+//!
+//! Each is plain Rust that vectorizes: no reduction that depends on order, rounding by the magic-number trick, and a
+//! fused multiply-add wherever `mul_add` says so, so that every instruction set gives the same bits.
+
+use crate::qtype::QuantType;
+
+/// `x + MAGIC` rounds x to an integer, half to even, for |x| < 2^22, and leaves that integer in the low bits.
+const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
+
+/// Zero points of the channels of a panel, for one group.
+#[derive(Clone, Copy)]
+pub(crate) enum PanelZeros<'a> {
+    /// Z = 0: every channel has the codes' offset.
+    Offset(i32),
+    /// Stored integer zero points (offset included).
+    Stored(&'a [u8]),
+    /// Plain fractional zero points, and the codes' offset.
+    Fraction(&'a [f32], i32),
+}
+
+/// Scales and plain zero points of a panel, both `[groups][cols]`, and where in the row the panel's blocks begin.
+#[derive(Clone, Copy)]
+pub(crate) struct Groups<'a> {
+    pub first: usize,
+    pub size: usize,
+    pub scales: &'a [f32],
+    pub zeros: Option<&'a [f32]>,
+}
+
+/// How floats become codes: `u = round(clamp(x / scale + shift, lo, hi)) + base`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Encoding {
+    pub scale: f32,
+    /// A fractional zero point, else 0.
+    pub shift: f32,
+    pub lo: f32,
+    pub hi: f32,
+    /// Added after rounding: integer zero point plus storage offset.
+    pub base: i32,
+}
+
+/// Largest |x| as bits; at least `INF_BITS` if any element is NaN or infinite.
+pub(crate) const INF_BITS: u32 = 0x7f80_0000;
+
+#[inline(always)]
+fn absmax_bits(x: &[f32]) -> u32 {
+    x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff))
+}
+
+#[inline(always)]
+fn min_max(x: &[f32]) -> (f32, f32) {
+    let (mut lo, mut hi) = ([0f32; 16], [0f32; 16]); // ranges contain 0 anyway
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for i in 0..16 {
+            lo[i] = if chunk[i] < lo[i] { chunk[i] } else { lo[i] };
+            hi[i] = if chunk[i] > hi[i] { chunk[i] } else { hi[i] };
+        }
+    }
+    let least = lo.iter().chain(rest).fold(0f32, |m, &v| m.min(v));
+    let most = hi.iter().chain(rest).fold(0f32, |m, &v| m.max(v));
+    (least, most)
+}
+
+#[inline(always)]
+fn encode(x: &[f32], e: Encoding, out: &mut [u8]) {
+    for (x, u) in x.iter().zip(out) {
+        let v = x / e.scale + e.shift;
+        let v = if v > e.lo { v } else { e.lo };
+        let v = if v < e.hi { v } else { e.hi };
+        *u = ((v + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32).wrapping_add(e.base) as u8;
+    }
+}
+
+#[inline(always)]
+fn sum(a: &[i8]) -> i32 {
+    a.iter().fold(0, |s, &v| s + i32::from(v))
+}
+
+#[inline(always)]
+fn decode(u: &[u8], offset: i32, zero: f32, scale: f32, out: &mut [f32]) {
+    for (u, x) in u.iter().zip(out) {
+        *x = ((i32::from(*u) - offset) as f32 - zero) * scale;
+    }
+}
+
+/// Blocks of a panel to float weights `out[k][cols]`, for as many steps as `out` holds.
+#[inline(always)]
+fn expand(b: &[u8], cols: usize, weight: QuantType, groups: Groups, out: &mut [f32]) {
+    let (offset, mask) = (weight.offset(), (1u32 << weight.bits()) - 1);
+    let steps = super::block_steps(weight);
+    let (words, _) = b.as_chunks::<4>();
+    for (k, out) in out.chunks_exact_mut(cols).enumerate() {
+        let words = &words[k / steps * cols..][..cols];
+        let shift = (k % steps % 4 * 8 + k % steps / 4 * weight.bits()) as u32;
+        let g = (groups.first + k) / groups.size * cols;
+        let scales = &groups.scales[g..][..cols];
+        match groups.zeros {
+            None => {
+                for c in 0..cols {
+                    out[c] = ((u32::from_le_bytes(words[c]) >> shift & mask) as i32 - offset) as f32 * scales[c];
+                }
+            }
+            Some(zeros) => {
+                let zeros = &zeros[g..][..cols];
+                for c in 0..cols {
+                    let q = ((u32::from_le_bytes(words[c]) >> shift & mask) as i32 - offset) as f32;
+                    out[c] = (q - zeros[c]) * scales[c];
+                }
+            }
+        }
+    }
+}
+
+/// One group of the integer epilogue: `f += scale · (Σ a·u − Z·Σa)`, exact up to the conversion to float.
+#[inline(always)]
+fn add_group(acc: &[i32], sum: i32, zeros: PanelZeros, scales: &[f32], f: &mut [f32]) {
+    let n = f.len();
+    let (acc, scales) = (&acc[..n], &scales[..n]);
+    match zeros {
+        PanelZeros::Offset(offset) => {
+            let shared = offset.wrapping_mul(sum);
+            for c in 0..n {
+                f[c] = (acc[c].wrapping_sub(shared) as f32).mul_add(scales[c], f[c]);
+            }
+        }
+        PanelZeros::Stored(z) => {
+            let z = &z[..n];
+            for c in 0..n {
+                let v = acc[c].wrapping_sub(i32::from(z[c]).wrapping_mul(sum));
+                f[c] = (v as f32).mul_add(scales[c], f[c]);
+            }
+        }
+        PanelZeros::Fraction(z, offset) => {
+            let z = &z[..n];
+            let shared = offset.wrapping_mul(sum);
+            for c in 0..n {
+                let v = (acc[c].wrapping_sub(shared) as f32) - z[c] * sum as f32;
+                f[c] = v.mul_add(scales[c], f[c]);
+            }
+        }
+    }
+}
+
+/// `f = factor · f + bias`.
+#[inline(always)]
+fn finish(f: &mut [f32], factor: f32, bias: Option<&[f32]>) {
+    match bias {
+        None => f.iter_mut().for_each(|v| *v *= factor),
+        Some(bias) => f.iter_mut().zip(bias).for_each(|(v, b)| *v = v.mul_add(factor, *b)),
+    }
+}
+
+/// `f += scale · acc`, one group of the float path.
+#[inline(always)]
+fn add_scaled(acc: &[f32], scales: &[f32], f: &mut [f32]) {
+    for c in 0..f.len() {
+        f[c] = acc[c].mul_add(scales[c], f[c]);
+    }
+}
+
+macro_rules! table {
+    ($($name:ident($($arg:ident: $type:ty),*) $(-> $ret:ty)?;)*) => {
+        /// The loops of one instruction set.
+        #[derive(Debug)]
+        pub(super) struct Lanes {
+            $(pub(super) $name: unsafe fn($($type),*) $(-> $ret)?,)*
+        }
+
+        /// What every file of this folder calls for its own `Lanes`.
+        pub(super) mod body {
+            use super::*;
+            $(#[inline(always)]
+            pub(in crate::cpu) fn $name($($arg: $type),*) $(-> $ret)? { super::$name($($arg),*) })*
+        }
+
+        #[allow(unsafe_code)]
+        impl super::Isa {
+            $(#[inline]
+            pub(crate) fn $name(&self, $($arg: $type),*) $(-> $ret)? {
+                // SAFETY: the loops are safe code compiled for features of an `Isa` that this CPU has (see `detected`).
+                unsafe { (self.lanes.$name)($($arg),*) }
+            })*
+        }
+
+        /// Compile the loops for a list of target features.
+        macro_rules! lanes {
+            ($features:literal) => {{
+                #[allow(unused_imports)] // the types below
+                use $crate::{cpu::lanes::{Encoding, Groups, PanelZeros}, qtype::QuantType};
+                $(#[target_feature(enable = $features)]
+                fn $name($($arg: $type),*) $(-> $ret)? { $crate::cpu::lanes::body::$name($($arg),*) })*
+                $crate::cpu::lanes::Lanes { $($name),* }
+            }};
+            () => {
+                $crate::cpu::lanes::Lanes { $($name: $crate::cpu::lanes::body::$name),* }
+            };
+        }
+    };
+}
+
+table! {
+    absmax_bits(x: &[f32]) -> u32;
+    min_max(x: &[f32]) -> (f32, f32);
+    encode(x: &[f32], e: Encoding, out: &mut [u8]);
+    sum(a: &[i8]) -> i32;
+    decode(u: &[u8], offset: i32, zero: f32, scale: f32, out: &mut [f32]);
+    expand(b: &[u8], cols: usize, weight: QuantType, groups: Groups, out: &mut [f32]);
+    add_group(acc: &[i32], sum: i32, zeros: PanelZeros, scales: &[f32], f: &mut [f32]);
+    finish(f: &mut [f32], factor: f32, bias: Option<&[f32]>);
+    add_scaled(acc: &[f32], scales: &[f32], f: &mut [f32]);
+}
+pub(super) use lanes;

@@ -1,0 +1,212 @@
+//! The kernel table: per instruction set, one integer microkernel per weight width, the float kernels, and the
+//! elementwise loops. Adding an instruction set is one file, one `mod` and one line in [`ALL`].
+//!
+//! **Panels.** A panel holds `cols` output channels (a multiple of 16) and any number of *blocks*. A block is
+//! `cols * 4` bytes and spans `32 / bits` steps of k: byte `c * 4 + i` belongs to channel `c`, and its bits
+//! `t * bits ..` are the unsigned code of step `4 * t + i`. One 32-bit lane is thus one channel, four consecutive
+//! steps lie side by side for a 4-way dot product, and wider blocks come apart by shifts alone.
+//!
+//! **Activations** of `rows` rows lie step-quad by step-quad: `a[quad][row][4]` int8; kernels with `wide` set read
+//! `a[quad][row]` as four int16 in the order 0, 2, 1, 3 (the even steps, then the odd ones). Float activations lie
+//! `a[k][row]`.
+//!
+//! Every integer kernel computes `acc[row][c] = Σ a · u` over unsigned codes `u`, modulo 2^32; the caller subtracts
+//! what offset and zero point contribute, so any result that fits int32 is exact.
+
+use crate::error::{Error, Result};
+use crate::qtype::QuantType;
+use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod avx512vnni;
+#[cfg(test)]
+mod conformance;
+pub(crate) mod lanes;
+mod portable;
+
+/// Channels per vector of the narrowest panel: every panel is a multiple of this wide.
+pub(crate) const STRIP: usize = 16;
+
+/// Integer tile: `acc[rows][cols] (+)= a[rows] · b[cols]`. The slices' lengths must agree; see [`Microkernel::tile`].
+type TileFn = unsafe fn(a: &[u8], rows: usize, b: &[u8], cols: usize, acc: &mut [i32], accumulate: bool);
+/// Packed blocks to blocks of one byte per code.
+type UnpackFn = unsafe fn(b: &[u8], cols: usize, out: &mut [u8]);
+/// `acc[rows][cols] += Σ a · (q − zero)` straight from packed blocks.
+type FloatDotFn = unsafe fn(a: &[f32], rows: usize, b: &[u8], cols: usize, zeros: Option<&[f32]>, acc: &mut [f32]);
+/// `acc[rows][cols] += a · b` with float `b[k][cols]`.
+type FloatTileFn = unsafe fn(a: &[f32], rows: usize, b: &[f32], cols: usize, acc: &mut [f32]);
+
+/// One entry of the table: an integer kernel for one weight width.
+#[derive(Debug)]
+pub struct Microkernel {
+    /// `qs8_q{bits}w_gemm_{MR}x{NR}c4__{isa}`, as XNNPACK names them.
+    pub name: &'static str,
+    /// The weight width it reads.
+    pub weight: QuantType,
+    /// Most rows in one call.
+    pub mr: usize,
+    /// Whether activations are int16 (see the module's head).
+    pub(crate) wide: bool,
+    tile: TileFn,
+    unpacked: TileFn,
+    unpack: UnpackFn,
+    dot: FloatDotFn,
+}
+
+/// What one instruction set brings.
+#[derive(Debug)]
+pub struct Isa {
+    /// As in `RQUANT_ISA`.
+    pub name: &'static str,
+    /// Channels of a full panel that its kernels like best.
+    pub nr: usize,
+    supported: fn() -> bool,
+    /// By width: int2, int4, int8.
+    kernels: [Microkernel; 3],
+    /// Most rows of a float tile.
+    pub(crate) float_mr: usize,
+    float_tile: FloatTileFn,
+    lanes: lanes::Lanes,
+}
+
+/// Slowest first.
+static ALL: &[&Isa] = &[
+    &portable::ISA,
+    #[cfg(target_arch = "x86_64")]
+    &avx512vnni::ISA,
+];
+
+/// The instruction sets this CPU has, slowest first.
+pub fn detected() -> impl DoubleEndedIterator<Item = &'static Isa> {
+    ALL.iter().copied().filter(|isa| (isa.supported)())
+}
+
+/// The instruction set in use: the best one, or what `RQUANT_ISA` names. Read once.
+///
+/// # Errors
+/// [`Error::UnsupportedIsa`] if `RQUANT_ISA` names one that this CPU lacks.
+pub fn active() -> Result<&'static Isa> {
+    #[cfg(test)]
+    if let Some(isa) = forced::ISA.get() {
+        return Ok(isa);
+    }
+    static ACTIVE: OnceLock<Result<&'static Isa>> = OnceLock::new();
+    ACTIVE
+        .get_or_init(|| match std::env::var("RQUANT_ISA") {
+            Ok(wanted) if !wanted.is_empty() => named(&wanted),
+            _ => Ok(detected().next_back().unwrap_or(&portable::ISA)),
+        })
+        .clone()
+}
+
+/// Tests try every level in one process.
+#[cfg(test)]
+pub(crate) mod forced {
+    use super::Isa;
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(super) static ISA: Cell<Option<&'static Isa>> = const { Cell::new(None) };
+    }
+
+    /// Run `test` once at each level this CPU has, on this thread.
+    pub(crate) fn each_isa(mut test: impl FnMut(&'static Isa)) {
+        for isa in super::detected() {
+            ISA.set(Some(isa));
+            test(isa);
+        }
+        ISA.set(None);
+    }
+}
+
+fn named(wanted: &str) -> Result<&'static Isa> {
+    detected().find(|isa| isa.name == wanted).ok_or_else(|| Error::UnsupportedIsa {
+        wanted: wanted.to_owned(),
+        available: detected().map(|isa| isa.name).collect(),
+    })
+}
+
+/// Bytes of one block of a panel.
+pub(crate) const fn block_bytes(cols: usize) -> usize {
+    cols * 4
+}
+
+/// Steps of k in one block.
+pub(crate) const fn block_steps(weight: QuantType) -> usize {
+    32 / weight.bits()
+}
+
+impl Microkernel {
+    /// Bytes of activations per row and quad.
+    pub(crate) fn quad_bytes(&self) -> usize {
+        if self.wide { 8 } else { 4 }
+    }
+
+    fn check(&self, a: &[u8], rows: usize, quads: usize, b: &[u8], cols: usize, acc: &[i32]) {
+        assert!((1..=self.mr).contains(&rows) && cols > 0 && cols.is_multiple_of(STRIP) && cols <= 64);
+        assert!(b.len().is_multiple_of(block_bytes(cols)));
+        assert!(a.len() == quads * rows * self.quad_bytes() && acc.len() == rows * cols);
+    }
+}
+
+// SAFETY of every call below: an `Isa` is reached only through `detected` and `active`, which hold back those that
+// this CPU lacks; and the asserts above each call establish the lengths that the kernels rely on.
+#[allow(unsafe_code)]
+impl Microkernel {
+    /// `acc[rows][cols] = a · b` (`+=` with `accumulate`) from packed blocks.
+    pub(crate) fn tile(&self, a: &[u8], rows: usize, b: &[u8], cols: usize, acc: &mut [i32], accumulate: bool) {
+        let quads = b.len() / block_bytes(cols) * self.weight.per_byte();
+        self.check(a, rows, quads, b, cols, acc);
+        // SAFETY: see above.
+        unsafe { (self.tile)(a, rows, b, cols, acc, accumulate) }
+    }
+
+    /// The same from blocks that [`Microkernel::unpack`] made.
+    pub(crate) fn tile_unpacked(&self, a: &[u8], rows: usize, b: &[u8], cols: usize, acc: &mut [i32], add: bool) {
+        self.check(a, rows, b.len() / block_bytes(cols), b, cols, acc);
+        // SAFETY: see above.
+        unsafe { (self.unpacked)(a, rows, b, cols, acc, add) }
+    }
+
+    /// Packed blocks to one byte per code, `32 / bits` steps to each `cols * 4` bytes.
+    pub(crate) fn unpack(&self, b: &[u8], cols: usize, out: &mut [u8]) {
+        assert!(cols.is_multiple_of(STRIP) && b.len().is_multiple_of(block_bytes(cols)));
+        assert!(out.len() == b.len() * self.weight.per_byte());
+        // SAFETY: see above.
+        unsafe { (self.unpack)(b, cols, out) }
+    }
+
+    /// `acc[rows][cols] += Σ_k a[k][row] · (q[k][c] − zeros[c])` in float32 straight from packed blocks; rows <= 4.
+    pub(crate) fn dot(&self, a: &[f32], rows: usize, b: &[u8], cols: usize, zeros: Option<&[f32]>, acc: &mut [f32]) {
+        assert!((1..=MAX_DOT_ROWS).contains(&rows) && cols > 0 && cols.is_multiple_of(STRIP) && cols <= 64);
+        assert!(b.len().is_multiple_of(block_bytes(cols)) && acc.len() == rows * cols);
+        assert!(a.len() == b.len() / block_bytes(cols) * block_steps(self.weight) * rows);
+        assert!(zeros.is_none_or(|z| z.len() == cols));
+        // SAFETY: see above.
+        unsafe { (self.dot)(a, rows, b, cols, zeros, acc) }
+    }
+}
+
+/// Most rows of [`Microkernel::dot`].
+pub(crate) const MAX_DOT_ROWS: usize = 4;
+
+#[allow(unsafe_code)]
+impl Isa {
+    /// The integer kernel for `weight`.
+    pub fn kernel(&self, weight: QuantType) -> &Microkernel {
+        match weight {
+            QuantType::Int2 => &self.kernels[0],
+            QuantType::Int4 => &self.kernels[1],
+            QuantType::Int8 => &self.kernels[2],
+        }
+    }
+
+    /// `acc[rows][cols] += a[k][rows] · b[k][cols]` in float32.
+    pub(crate) fn float_tile(&self, a: &[f32], rows: usize, b: &[f32], cols: usize, acc: &mut [f32]) {
+        assert!((1..=self.float_mr).contains(&rows) && cols > 0 && cols.is_multiple_of(STRIP) && cols <= 64);
+        assert!(b.len().is_multiple_of(cols) && a.len() == b.len() / cols * rows && acc.len() == rows * cols);
+        // SAFETY: see above.
+        unsafe { (self.float_tile)(a, rows, b, cols, acc) }
+    }
+}

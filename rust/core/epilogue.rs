@@ -1,0 +1,121 @@
+//! What turns a panel's sums into outputs: its scales and zero points as float32, and the fixed order in which they
+//! are applied.
+//!
+//! Integer path, per output: `f = 0; for each group in order: f = fma(float(Σa·u − Z·Σa), scale, f)`, then
+//! `y = fma(f, row scale, bias)`. The integers are exact and every step is one IEEE operation, so the result has the
+//! same bits on every instruction set, with any number of threads and on any tile path.
+
+use crate::buffer::Scratch;
+use crate::cpu::Isa;
+use crate::cpu::lanes::PanelZeros;
+use crate::matrix::{Scales, ZeroPoints};
+use crate::prepack::Panel;
+use crate::qtype::QuantType;
+use half::slice::HalfFloatSliceExt;
+
+/// Scales and zero points of one panel, `[groups][cols]`.
+pub(crate) struct PanelParams<'a> {
+    cols: usize,
+    offset: i32,
+    scales: ScaleValues<'a>,
+    zeros: ZeroPoints<'a>,
+    /// Plain Z as float32, where someone asked for it or it was stored as a fraction.
+    plain: Option<Scratch>,
+}
+
+enum ScaleValues<'a> {
+    Stored(&'a [f32]),
+    Widened(Scratch),
+}
+
+impl<'a> PanelParams<'a> {
+    /// For the integer path.
+    pub(crate) fn integer(panel: &Panel<'a>, qtype: QuantType) -> Self {
+        Self::new(panel, qtype, matches!(panel.zeros, ZeroPoints::F16(_)))
+    }
+
+    /// For the float path, which subtracts plain zero points.
+    pub(crate) fn float(panel: &Panel<'a>, qtype: QuantType) -> Self {
+        Self::new(panel, qtype, !matches!(panel.zeros, ZeroPoints::None))
+    }
+
+    fn new(panel: &Panel<'a>, qtype: QuantType, plain: bool) -> Self {
+        let scales = match panel.scales {
+            Scales::F32(s) => ScaleValues::Stored(s),
+            Scales::F16(s) => {
+                let mut wide = Scratch::of::<f32>(s.len());
+                s.convert_to_f32_slice(wide.as_mut());
+                ScaleValues::Widened(wide)
+            }
+        };
+        let plain = plain.then(|| {
+            let mut z = Scratch::of::<f32>(panel.scales.len());
+            match panel.zeros {
+                ZeroPoints::None => z.as_mut().fill(0f32),
+                ZeroPoints::U8(stored) => {
+                    let out = z.as_mut::<f32>().iter_mut().zip(stored);
+                    out.for_each(|(z, u)| *z = (i32::from(*u) - qtype.offset()) as f32);
+                }
+                ZeroPoints::F16(stored) => stored.convert_to_f32_slice(z.as_mut()),
+            }
+            z
+        });
+        Self { cols: panel.cols, offset: qtype.offset(), scales, zeros: panel.zeros, plain }
+    }
+
+    /// All scales, `[groups][cols]`.
+    pub(crate) fn scales(&self) -> &[f32] {
+        match &self.scales {
+            ScaleValues::Stored(s) => s,
+            ScaleValues::Widened(s) => s.as_slice(),
+        }
+    }
+
+    /// All plain zero points, `[groups][cols]`, if there are any.
+    pub(crate) fn plain_zeros(&self) -> Option<&[f32]> {
+        self.plain.as_ref().map(Scratch::as_slice)
+    }
+
+    pub(crate) fn group_scales(&self, group: usize) -> &[f32] {
+        &self.scales()[group * self.cols..][..self.cols]
+    }
+
+    pub(crate) fn group_zeros(&self, group: usize) -> Option<&[f32]> {
+        self.plain_zeros().map(|z| &z[group * self.cols..][..self.cols])
+    }
+
+    /// Add one group's sums `acc[rows][cols]` to `f[rows][cols]`; `sums` are the rows' Σa over the group.
+    pub(crate) fn add_group(
+        &self,
+        isa: &Isa,
+        group: usize,
+        acc: &[i32],
+        sums: impl Iterator<Item = i32>,
+        f: &mut [f32],
+    ) {
+        let at = group * self.cols..(group + 1) * self.cols;
+        let zeros = match self.zeros {
+            ZeroPoints::None => PanelZeros::Offset(self.offset),
+            ZeroPoints::U8(z) => PanelZeros::Stored(&z[at.clone()]),
+            ZeroPoints::F16(_) => PanelZeros::Fraction(self.group_zeros(group).unwrap_or(&[]), self.offset),
+        };
+        let scales = &self.scales()[at];
+        let rows = acc.chunks_exact(self.cols).zip(f.chunks_exact_mut(self.cols));
+        for ((acc, f), sum) in rows.zip(sums) {
+            isa.add_group(acc, sum, zeros, scales, f);
+        }
+    }
+
+    /// The same for a group whose sums need int64: `acc` holds Σ a·q of one row, signed codes, and `sum` its Σa.
+    pub(crate) fn add_deep_group(&self, group: usize, acc: &[i64], sum: i64, f: &mut [f32]) {
+        for (c, (acc, f)) in acc.iter().zip(f).enumerate() {
+            let at = group * self.cols + c;
+            let v = match self.zeros {
+                ZeroPoints::None => *acc as f32,
+                ZeroPoints::U8(z) => (acc - i64::from(i32::from(z[at]) - self.offset) * sum) as f32,
+                ZeroPoints::F16(z) => *acc as f32 - z[at].to_f32() * sum as f32,
+            };
+            *f = v.mul_add(self.scales()[at], *f);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Multiplication by a packed weight: what is asked for, how it is cut into tasks, and its two arithmetics.
+
+mod activations;
+mod float;
+mod integer;
+mod plan;
+mod rows;
+
+pub use rows::{gather_rows, quantize_rows};
+
+use crate::error::{Error, Result, check_len};
+use crate::executor::Executor;
+use crate::floats::{Floats, FloatsMut};
+use crate::prepack::PackedRef;
+use std::ops::Range;
+
+/// How [`linear`] multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Weight-only: float activations, float sums.
+    Float,
+    /// Each row of activations becomes int8 (symmetric, its own scale); products are summed exactly in integers.
+    Integer,
+}
+
+/// The deepest product whose int32 sum cannot overflow: 131,071 · 128 · 128 < 2^31.
+pub const MAX_GEMM_K: usize = (1 << 17) - 1;
+
+/// `out[m, n] = x[m, k] · dequantize(w)[n, k]ᵀ + bias[n]`.
+///
+/// Integer arithmetic gives the same bits on every instruction set and with any number of threads; float arithmetic
+/// the same with any number of threads. A row of x with NaN or infinity gives a row of NaN.
+///
+/// # Errors
+/// [`Error::Mismatch`] for lengths that do not fit `m` and `w`.
+pub fn linear(
+    x: Floats,
+    m: usize,
+    w: PackedRef,
+    bias: Option<&[f32]>,
+    arithmetic: Arithmetic,
+    mut out: FloatsMut,
+    executor: &dyn Executor,
+) -> Result<()> {
+    check_len("x", m * w.k(), x.len())?;
+    check_len("out", m * w.n(), out.len())?;
+    if let Some(bias) = bias {
+        check_len("bias", w.n(), bias.len())?;
+    }
+    if m == 0 || w.n() == 0 {
+        return Ok(());
+    }
+    match arithmetic {
+        Arithmetic::Float => float::linear(x, m, &w, bias, out.share(), executor),
+        Arithmetic::Integer => integer::linear(x, m, &w, bias, out.share(), executor),
+    }
+}
+
+/// `out[m, n] = a[m, k] · q[n, k]ᵀ` over the bare codes, exact in int32.
+///
+/// # Errors
+/// [`Error::TooDeep`] for k above [`MAX_GEMM_K`]; [`Error::Mismatch`] for lengths.
+pub fn gemm_i32(a: &[i8], m: usize, w: PackedRef, out: &mut [i32], executor: &dyn Executor) -> Result<()> {
+    if w.k() > MAX_GEMM_K {
+        return Err(Error::TooDeep { k: w.k(), max: MAX_GEMM_K });
+    }
+    check_len("a", m * w.k(), a.len())?;
+    check_len("out", m * w.n(), out.len())?;
+    if m == 0 || w.n() == 0 {
+        return Ok(());
+    }
+    integer::product(a, m, &w, out, executor)
+}
+
+/// Rows up to which unpacking in the inner loop is cheaper than unpacking a panel first: two tiles.
+const fn unpack_rows(mr: usize) -> usize {
+    2 * mr
+}
+
+/// The tasks of one product: each a panel of weights times a stretch of row blocks.
+struct Tasks {
+    panels: usize,
+    blocks: usize,
+    blocks_per_task: usize,
+}
+
+impl Tasks {
+    /// Rows whose sums stay in the second-level cache beside a panel.
+    const MAX_ROWS: usize = 512;
+    /// Fewer rows do not pay for unpacking a panel again.
+    const MIN_ROWS: usize = 48;
+
+    fn new(blocks: usize, mr: usize, panels: usize, threads: usize) -> Self {
+        // enough tasks that the last ones even out, if there are rows for it
+        let wanted = if threads > 1 { (4 * threads).div_ceil(panels) } else { 1 };
+        let per_task = blocks.div_ceil(wanted).max(Self::MIN_ROWS.div_ceil(mr)).min(Self::MAX_ROWS.div_ceil(mr));
+        Self { panels, blocks, blocks_per_task: per_task.max(1) }
+    }
+
+    fn count(&self) -> usize {
+        self.panels * self.blocks.div_ceil(self.blocks_per_task)
+    }
+
+    /// Panel and row blocks of task `i`. Neighbours share a panel's rows, not its weights: rows are the hotter.
+    fn get(&self, i: usize) -> (usize, Range<usize>) {
+        let first = i / self.panels * self.blocks_per_task;
+        (i % self.panels, first..(first + self.blocks_per_task).min(self.blocks))
+    }
+}

@@ -1,0 +1,210 @@
+//! The canonical form of a weight: packed codes, scales and zero points, as they lie in a file.
+
+use crate::bitpack::row_bytes;
+use crate::error::{Error, Result, check_len};
+use crate::qtype::QuantType;
+use half::f16;
+
+/// Scales, `[rows, groups]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Scales<'a> {
+    /// Per channel, and wherever a scale leaves float16's normal range.
+    F32(&'a [f32]),
+    /// Per group.
+    F16(&'a [f16]),
+}
+
+/// Dtype of [`Scales`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScaleDtype {
+    /// 4 bytes.
+    F32,
+    /// 2 bytes.
+    F16,
+}
+
+/// Zero points, `[rows, groups]`, or none (symmetric).
+#[derive(Clone, Copy, Debug)]
+pub enum ZeroPoints<'a> {
+    /// Z = 0.
+    None,
+    /// Integer Z, stored with the codes' offset.
+    U8(&'a [u8]),
+    /// Fractional Z (HQQ, Q4_1), stored plainly.
+    F16(&'a [f16]),
+}
+
+/// Kind of [`ZeroPoints`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ZeroKind {
+    /// Symmetric.
+    None,
+    /// One byte.
+    U8,
+    /// Two bytes.
+    F16,
+}
+
+impl Scales<'_> {
+    /// Number of scales.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(s) => s.len(),
+            Self::F16(s) => s.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Their dtype.
+    pub fn dtype(&self) -> ScaleDtype {
+        match self {
+            Self::F32(_) => ScaleDtype::F32,
+            Self::F16(_) => ScaleDtype::F16,
+        }
+    }
+
+    /// Scale `i` as float32 (exact).
+    pub fn get(&self, i: usize) -> f32 {
+        match self {
+            Self::F32(s) => s[i],
+            Self::F16(s) => s[i].to_f32(),
+        }
+    }
+}
+
+impl ZeroPoints<'_> {
+    /// Their kind.
+    pub fn kind(&self) -> ZeroKind {
+        match self {
+            Self::None => ZeroKind::None,
+            Self::U8(_) => ZeroKind::U8,
+            Self::F16(_) => ZeroKind::F16,
+        }
+    }
+
+    fn len(&self) -> Option<usize> {
+        match self {
+            Self::None => None,
+            Self::U8(z) => Some(z.len()),
+            Self::F16(z) => Some(z.len()),
+        }
+    }
+
+    /// The plain Z of entry `i`.
+    pub fn get(&self, i: usize, qtype: QuantType) -> f32 {
+        match self {
+            Self::None => 0.0,
+            Self::U8(z) => (i32::from(z[i]) - qtype.offset()) as f32,
+            Self::F16(z) => z[i].to_f32(),
+        }
+    }
+}
+
+/// A quantized matrix `[rows, cols]` that someone else holds.
+#[derive(Clone, Copy, Debug)]
+pub struct MatrixRef<'a> {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) qtype: QuantType,
+    pub(crate) group_size: usize,
+    pub(crate) codes: &'a [u8],
+    pub(crate) scales: Scales<'a>,
+    pub(crate) zeros: ZeroPoints<'a>,
+}
+
+impl<'a> MatrixRef<'a> {
+    /// View canonical buffers: `codes` `[rows, row_bytes(cols)]`, `scales` and `zeros` `[rows, ceil(cols / group_size)]`.
+    /// A `group_size` of at least `cols` means one group per row.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] names the buffer of the wrong size.
+    pub fn new(
+        rows: usize,
+        cols: usize,
+        qtype: QuantType,
+        group_size: usize,
+        codes: &'a [u8],
+        scales: Scales<'a>,
+        zeros: ZeroPoints<'a>,
+    ) -> Result<Self> {
+        if group_size == 0 {
+            return Err(Error::mismatch("group_size", "at least 1", 0));
+        }
+        let this = Self { rows, cols, qtype, group_size, codes, scales, zeros };
+        check_len("codes", rows * row_bytes(cols, qtype), codes.len())?;
+        check_len("scale", rows * this.groups(), scales.len())?;
+        if let Some(len) = zeros.len() {
+            check_len("zero_point", rows * this.groups(), len)?;
+        }
+        Ok(this)
+    }
+
+    /// Scales of one row.
+    pub fn groups(&self) -> usize {
+        self.cols.div_ceil(self.group_size)
+    }
+
+    pub(crate) fn row_codes(&self, row: usize) -> &'a [u8] {
+        let stride = row_bytes(self.cols, self.qtype);
+        &self.codes[row * stride..][..stride]
+    }
+}
+
+/// A quantized matrix that holds its own canonical bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizedMatrix {
+    /// Output channels of a weight.
+    pub rows: usize,
+    /// Input features of a weight.
+    pub cols: usize,
+    /// Storage type.
+    pub qtype: QuantType,
+    /// Elements of a row that share a scale.
+    pub group_size: usize,
+    /// Canonical bytes `[rows, row_bytes(cols)]`.
+    pub codes: Vec<u8>,
+    /// `[rows, groups]`, with each value exactly representable in `scale_dtype`.
+    pub scales: Vec<f32>,
+    /// What the scales are stored as.
+    pub scale_dtype: ScaleDtype,
+    /// Integer zero points with the codes' offset, `[rows, groups]`; `None` if symmetric.
+    pub zeros: Option<Vec<u8>>,
+    halves: Vec<f16>,
+}
+
+impl QuantizedMatrix {
+    /// Put the parts together; lengths are checked by [`QuantizedMatrix::view`].
+    pub fn new(
+        rows: usize,
+        cols: usize,
+        qtype: QuantType,
+        group_size: usize,
+        codes: Vec<u8>,
+        scales: Vec<f32>,
+        scale_dtype: ScaleDtype,
+        zeros: Option<Vec<u8>>,
+    ) -> Self {
+        let halves = match scale_dtype {
+            ScaleDtype::F16 => scales.iter().map(|&s| f16::from_f32(s)).collect(),
+            ScaleDtype::F32 => Vec::new(),
+        };
+        Self { rows, cols, qtype, group_size, codes, scales, scale_dtype, zeros, halves }
+    }
+
+    /// Borrow it.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if a field was given another length.
+    pub fn view(&self) -> Result<MatrixRef<'_>> {
+        let scales = match self.scale_dtype {
+            ScaleDtype::F32 => Scales::F32(&self.scales),
+            ScaleDtype::F16 => Scales::F16(&self.halves),
+        };
+        let zeros = self.zeros.as_deref().map_or(ZeroPoints::None, ZeroPoints::U8);
+        MatrixRef::new(self.rows, self.cols, self.qtype, self.group_size, &self.codes, scales, zeros)
+    }
+}

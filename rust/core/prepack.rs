@@ -1,0 +1,494 @@
+//! Panels: a weight as this machine's kernels read it, behind a header that says so.
+//!
+//! Bytes: 64 of header; the weight panels (`cpu`'s module head says how a panel lies); their scales; their zero points.
+//! A panel is `nr` channels wide, the last one as many as are left, rounded up to 16. Scales and zero points lie
+//! `[panel][group][channel]` in the dtype they were stored in. Each section starts on a cache line.
+//!
+//! A block spans as many steps as one 32-bit word of canonical bytes, so packing is a transposition of words with the
+//! codes shuffled inside each, and needs no padding of k beyond the canonical one.
+
+use crate::bitpack::row_bytes;
+use crate::buffer::{AlignedBytes, Plain, cast, cast_mut};
+use crate::cpu::{self, STRIP};
+use crate::error::{Error, Result, check_len};
+use crate::executor::Executor;
+use crate::matrix::{MatrixRef, QuantizedMatrix, ScaleDtype, Scales, ZeroKind, ZeroPoints};
+use crate::qtype::QuantType;
+use half::f16;
+use std::ops::Range;
+use std::sync::Mutex;
+
+const MAGIC: [u8; 4] = *b"rqPL";
+/// Goes up with any change of the bytes.
+const LAYOUT: u8 = 1;
+const HEADER: usize = 64;
+
+/// What the header says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Head {
+    n: usize,
+    k: usize,
+    group_size: usize,
+    nr: usize,
+    qtype: QuantType,
+    scales: ScaleDtype,
+    zeros: ZeroKind,
+}
+
+impl Head {
+    fn groups(&self) -> usize {
+        self.k.div_ceil(self.group_size)
+    }
+
+    fn n_padded(&self) -> usize {
+        self.n.next_multiple_of(STRIP)
+    }
+
+    fn scale_bytes(&self) -> usize {
+        if self.scales == ScaleDtype::F32 { 4 } else { 2 }
+    }
+
+    fn zero_bytes(&self) -> usize {
+        match self.zeros {
+            ZeroKind::None => 0,
+            ZeroKind::U8 => 1,
+            ZeroKind::F16 => 2,
+        }
+    }
+
+    /// Where weights, scales and zero points lie; `None` if they are more than memory can be.
+    fn sections(&self) -> Option<[Range<usize>; 3]> {
+        let rows = self.n.checked_next_multiple_of(STRIP)?;
+        let row = self.k.checked_mul(self.qtype.bits())?.div_ceil(32) * 4;
+        let entries = rows.checked_mul(self.k.div_ceil(self.group_size))?;
+        let mut at = HEADER;
+        let mut section = |len: usize| {
+            let start = at.checked_next_multiple_of(64)?;
+            at = start.checked_add(len)?;
+            Some(start..at)
+        };
+        Some([
+            section(rows.checked_mul(row)?)?,
+            section(entries.checked_mul(self.scale_bytes())?)?,
+            section(entries.checked_mul(self.zero_bytes())?)?,
+        ])
+    }
+
+    fn write(&self, out: &mut [u8]) {
+        out.fill(0);
+        out[..4].copy_from_slice(&MAGIC);
+        out[4] = LAYOUT;
+        out[5] = self.qtype.bits() as u8;
+        out[6] = self.scale_bytes() as u8;
+        out[7] = self.zero_bytes() as u8;
+        for (i, v) in [self.n, self.k, self.group_size, self.nr].into_iter().enumerate() {
+            out[8 + 8 * i..][..8].copy_from_slice(&(v as u64).to_le_bytes());
+        }
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self> {
+        let bad = |what: String| Err(Error::BadPanels(what));
+        let Some(head) = bytes.first_chunk::<HEADER>() else {
+            return bad(format!("expected a header of {HEADER} bytes, got {}", bytes.len()));
+        };
+        if head[..4] != MAGIC {
+            return bad(format!("expected the mark {MAGIC:?}, got {:?}", &head[..4]));
+        }
+        if head[4] != LAYOUT {
+            return bad(format!("expected layout {LAYOUT}, got {}", head[4]));
+        }
+        let word = |i: usize| u64::from_le_bytes(std::array::from_fn(|b| head[8 + 8 * i + b])) as usize;
+        let head = Self {
+            n: word(0),
+            k: word(1),
+            group_size: word(2),
+            nr: word(3),
+            qtype: QuantType::from_bits(head[5].into())?,
+            scales: match head[6] {
+                4 => ScaleDtype::F32,
+                2 => ScaleDtype::F16,
+                other => return bad(format!("expected scales of 2 or 4 bytes, got {other}")),
+            },
+            zeros: match head[7] {
+                0 => ZeroKind::None,
+                1 => ZeroKind::U8,
+                2 => ZeroKind::F16,
+                other => return bad(format!("expected zero points of 0, 1 or 2 bytes, got {other}")),
+            },
+        };
+        if head.group_size == 0 || head.nr == 0 || !head.nr.is_multiple_of(STRIP) || head.nr > 64 {
+            return bad(format!("group size {} or panel width {} is impossible", head.group_size, head.nr));
+        }
+        match head.sections() {
+            Some([.., end]) if end.end == bytes.len() => Ok(head),
+            Some([.., end]) => bad(format!("expected {} bytes for this header, got {}", end.end, bytes.len())),
+            None => bad(format!("n = {} and k = {} are impossible", head.n, head.k)),
+        }
+    }
+}
+
+/// A packed weight `[n, k]` that someone else holds.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedRef<'a> {
+    head: Head,
+    weights: &'a [u8],
+    scales: &'a [u8],
+    zeros: &'a [u8],
+}
+
+/// One panel of a packed weight.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel<'a> {
+    /// First channel.
+    pub first: usize,
+    /// Channels, padding included.
+    pub cols: usize,
+    /// Channels of the weight.
+    pub used: usize,
+    pub weights: &'a [u8],
+    /// `[groups][cols]`.
+    pub scales: Scales<'a>,
+    /// `[groups][cols]`.
+    pub zeros: ZeroPoints<'a>,
+}
+
+impl<'a> PackedRef<'a> {
+    /// View bytes that [`PackedMatrix::pack_into`] wrote. They start on a 4-byte boundary at least.
+    ///
+    /// # Errors
+    /// [`Error::BadPanels`] if they are anything else.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let head = Head::read(bytes)?;
+        let Some([weights, scales, zeros]) = head.sections() else {
+            return Err(Error::BadPanels("impossible sizes".into()));
+        };
+        if !bytes.as_ptr().addr().is_multiple_of(4) {
+            return Err(Error::BadPanels("expected an address that is a multiple of 4".into()));
+        }
+        Ok(Self { head, weights: &bytes[weights], scales: &bytes[scales], zeros: &bytes[zeros] })
+    }
+
+    /// Output channels.
+    pub fn n(&self) -> usize {
+        self.head.n
+    }
+
+    /// Input features.
+    pub fn k(&self) -> usize {
+        self.head.k
+    }
+
+    /// Storage type of the codes.
+    pub fn qtype(&self) -> QuantType {
+        self.head.qtype
+    }
+
+    /// Input features that share a scale.
+    pub fn group_size(&self) -> usize {
+        self.head.group_size
+    }
+
+    /// Scales of one channel.
+    pub fn groups(&self) -> usize {
+        self.head.groups()
+    }
+
+    /// Dtype of the scales.
+    pub fn scale_dtype(&self) -> ScaleDtype {
+        self.head.scales
+    }
+
+    /// Kind of the zero points.
+    pub fn zero_kind(&self) -> ZeroKind {
+        self.head.zeros
+    }
+
+    /// Channels of a full panel.
+    pub fn nr(&self) -> usize {
+        self.head.nr
+    }
+
+    /// Whether these are the panels that this process would pack. Others are read correctly all the same.
+    pub fn is_native(&self) -> bool {
+        cpu::active().is_ok_and(|isa| isa.nr == self.head.nr)
+    }
+
+    /// Number of panels.
+    pub(crate) fn panels(&self) -> usize {
+        self.head.n.div_ceil(self.head.nr)
+    }
+
+    pub(crate) fn panel(&self, index: usize) -> Panel<'a> {
+        let Head { n, k, nr, qtype, .. } = self.head;
+        let first = index * nr;
+        let cols = nr.min(self.head.n_padded() - first);
+        let stride = row_bytes(k, qtype);
+        let entries = first * self.groups()..(first + cols) * self.groups();
+        fn part<T: Plain>(bytes: &[u8], entries: Range<usize>) -> &[T] {
+            // sections start on a multiple of 64 bytes after a base that `parse` found aligned
+            &cast(bytes).expect("sections are aligned")[entries]
+        }
+        Panel {
+            first,
+            cols,
+            used: cols.min(n - first),
+            weights: &self.weights[first * stride..(first + cols) * stride],
+            scales: match self.head.scales {
+                ScaleDtype::F32 => Scales::F32(part(self.scales, entries.clone())),
+                ScaleDtype::F16 => Scales::F16(part(self.scales, entries.clone())),
+            },
+            zeros: match self.head.zeros {
+                ZeroKind::None => ZeroPoints::None,
+                ZeroKind::U8 => ZeroPoints::U8(part(self.zeros, entries)),
+                ZeroKind::F16 => ZeroPoints::F16(part(self.zeros, entries)),
+            },
+        }
+    }
+
+    /// The exact inverse of packing: canonical `codes` `[n, row_bytes]`, and the bytes of scales and zero points
+    /// `[n, groups]` in their stored dtypes.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for a buffer of another size.
+    pub fn unpack(&self, codes: &mut [u8], scales: &mut [u8], zeros: &mut [u8], executor: &dyn Executor) -> Result<()> {
+        let Head { n, k, nr, qtype, .. } = self.head;
+        let (stride, entries) = (row_bytes(k, qtype), n * self.groups());
+        check_len("codes", n * stride, codes.len())?;
+        check_len("scale bytes", entries * self.head.scale_bytes(), scales.len())?;
+        check_len("zero_point bytes", entries * self.head.zero_bytes(), zeros.len())?;
+        if codes.is_empty() {
+            return Ok(());
+        }
+        let parts: Vec<_> = codes.chunks_mut(nr * stride).map(Mutex::new).collect();
+        executor.run(parts.len(), &|i| {
+            let mut rows = parts[i].lock().unwrap_or_else(|e| e.into_inner());
+            let panel = self.panel(i);
+            for (c, row) in rows.chunks_exact_mut(stride).enumerate() {
+                read_row(&panel, c, qtype, row);
+            }
+        });
+        for i in 0..self.panels() {
+            let panel = self.panel(i);
+            let rows = panel.first * self.groups()..(panel.first + panel.used) * self.groups();
+            let columns = |source: &[u8], out: &mut [u8], size: usize| {
+                let panel_bytes = &source[panel.first * self.groups() * size..][..panel.cols * self.groups() * size];
+                for (at, out) in out[rows.start * size..rows.end * size].chunks_exact_mut(size).enumerate() {
+                    let (c, g) = (at / self.groups(), at % self.groups());
+                    out.copy_from_slice(&panel_bytes[(g * panel.cols + c) * size..][..size]);
+                }
+            };
+            columns(self.scales, scales, self.head.scale_bytes());
+            if self.head.zero_bytes() > 0 {
+                columns(self.zeros, zeros, self.head.zero_bytes());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Channel `c` of a panel as canonical bytes.
+pub(crate) fn read_row(panel: &Panel, c: usize, qtype: QuantType, row: &mut [u8]) {
+    let (words, _) = panel.weights.as_chunks::<4>();
+    let (row, _) = row.as_chunks_mut::<4>();
+    for (word, out) in words.iter().skip(c).step_by(panel.cols).zip(row) {
+        *out = from_block(u32::from_le_bytes(*word), qtype).to_le_bytes();
+    }
+}
+
+/// A packed weight `[n, k]` that holds its own panels.
+#[derive(Clone)]
+pub struct PackedMatrix {
+    bytes: AlignedBytes,
+}
+
+impl PackedMatrix {
+    /// Bytes of the panels of such a weight for the kernels in use.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if they are more than memory can be.
+    pub fn packed_len(
+        n: usize,
+        k: usize,
+        qtype: QuantType,
+        group_size: usize,
+        scales: ScaleDtype,
+        zeros: ZeroKind,
+    ) -> Result<usize> {
+        let head = Head { n, k, group_size: group_size.max(1), nr: cpu::active()?.nr, qtype, scales, zeros };
+        let sections =
+            head.sections().ok_or_else(|| Error::mismatch("n, k", "a size in memory", format!("{n}, {k}")))?;
+        Ok(sections[2].end)
+    }
+
+    /// Arrange `q` for the kernels in use.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedIsa`].
+    pub fn pack(q: &QuantizedMatrix, executor: &dyn Executor) -> Result<Self> {
+        let q = q.view()?;
+        let len = Self::packed_len(q.rows, q.cols, q.qtype, q.group_size, q.scales.dtype(), q.zeros.kind())?;
+        let mut bytes = AlignedBytes::zeroed(len);
+        Self::pack_into(&q, &mut bytes, executor)?;
+        Ok(Self { bytes })
+    }
+
+    /// Arrange `q` in `out`, whose length is [`PackedMatrix::packed_len`]; best on a 64-byte boundary.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if `out` has another length.
+    pub fn pack_into(q: &MatrixRef, out: &mut [u8], executor: &dyn Executor) -> Result<()> {
+        let head = Head {
+            n: q.rows,
+            k: q.cols,
+            group_size: q.group_size,
+            nr: cpu::active()?.nr,
+            qtype: q.qtype,
+            scales: q.scales.dtype(),
+            zeros: q.zeros.kind(),
+        };
+        let len = Self::packed_len(head.n, head.k, head.qtype, head.group_size, head.scales, head.zeros)?;
+        check_len("panels", len, out.len())?;
+        if !out.as_ptr().addr().is_multiple_of(4) {
+            return Err(Error::mismatch("panels", "an address that is a multiple of 4", out.as_ptr().addr()));
+        }
+        let Some([_, scales, zeros]) = head.sections() else { return Ok(()) };
+        let (front, back) = out.split_at_mut(scales.start);
+        let (header, weights) = front.split_at_mut(HEADER);
+        head.write(header);
+        let (scale_out, zero_out) = back.split_at_mut(zeros.start - scales.start);
+        let stride = row_bytes(q.cols, q.qtype);
+        let weights = &mut weights[..head.n_padded() * stride];
+        if !weights.is_empty() {
+            let parts: Vec<_> = weights.chunks_mut(head.nr * stride).map(Mutex::new).collect();
+            executor.run(parts.len(), &|i| {
+                write_panel(q, i * head.nr, &mut parts[i].lock().unwrap_or_else(|e| e.into_inner()));
+            });
+        }
+        match q.scales {
+            Scales::F32(s) => columns(&head, s, 0.0, scale_out),
+            Scales::F16(s) => columns(&head, s, f16::ZERO, scale_out),
+        }
+        match q.zeros {
+            ZeroPoints::None => {}
+            ZeroPoints::U8(z) => columns(&head, z, 0, zero_out),
+            ZeroPoints::F16(z) => columns(&head, z, f16::ZERO, zero_out),
+        }
+        Ok(())
+    }
+
+    /// Borrow it.
+    pub fn view(&self) -> PackedRef<'_> {
+        PackedRef::parse(&self.bytes).expect("written by pack")
+    }
+
+    /// Bytes held, header included.
+    pub fn nbytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The exact inverse of [`PackedMatrix::pack`].
+    pub fn unpack(&self, executor: &dyn Executor) -> QuantizedMatrix {
+        let view = self.view();
+        let entries = view.n() * view.groups();
+        let mut codes = vec![0u8; view.n() * row_bytes(view.k(), view.qtype())];
+        let mut scales = vec![0u8; entries * view.head.scale_bytes()];
+        let mut zeros = vec![0u8; entries * view.head.zero_bytes()];
+        view.unpack(&mut codes, &mut scales, &mut zeros, executor).expect("sized above");
+        let scales = match view.scale_dtype() {
+            ScaleDtype::F32 => scales.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            ScaleDtype::F16 => scales.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        };
+        let zeros = (view.zero_kind() == ZeroKind::U8).then_some(zeros);
+        QuantizedMatrix::new(
+            view.n(),
+            view.k(),
+            view.qtype(),
+            view.group_size(),
+            codes,
+            scales,
+            view.scale_dtype(),
+            zeros,
+        )
+    }
+}
+
+/// The panel of the channels from `first` on, which `out` is as wide as.
+fn write_panel(q: &MatrixRef, first: usize, out: &mut [u8]) {
+    /// Words of a row that are moved together: one cache line read, 16 written.
+    const LINE: usize = 16;
+    let words_per_row = row_bytes(q.cols, q.qtype) / 4;
+    let (out, _) = out.as_chunks_mut::<4>();
+    let cols = out.len() / words_per_row;
+    let used = cols.min(q.rows - first);
+    for from in (0..words_per_row).step_by(LINE) {
+        let to = (from + LINE).min(words_per_row);
+        for c in 0..used {
+            let (row, _) = q.row_codes(first + c).as_chunks::<4>();
+            for (block, word) in (from..to).zip(&row[from..to]) {
+                out[block * cols + c] = to_block(u32::from_le_bytes(*word), q.qtype).to_le_bytes();
+            }
+        }
+        for block in from..to {
+            out[block * cols + used..(block + 1) * cols].fill([0; 4]);
+        }
+    }
+}
+
+/// `[n, groups]` to `[panel][group][channel]`, the padding filled.
+fn columns<T: Plain>(head: &Head, source: &[T], padding: T, out: &mut [u8]) {
+    let groups = head.groups();
+    let len = head.n_padded() * groups * size_of::<T>();
+    out[len..].fill(0);
+    let Some(out) = cast_mut::<T>(&mut out[..len]) else {
+        unreachable!("pack_into checked the address, and sections start on a cache line after it")
+    };
+    for (i, panel) in out.chunks_mut((head.nr * groups).max(1)).enumerate() {
+        let cols = panel.len() / groups;
+        for (at, value) in panel.iter_mut().enumerate() {
+            let (g, channel) = (at / cols, i * head.nr + at % cols);
+            *value = if channel < head.n { source[channel * groups + g] } else { padding };
+        }
+    }
+}
+
+/// A canonical word (code i at bits `i * bits`) to a block's word: the code of step `4 t + i` at byte i, bits `t * bits`.
+fn to_block(word: u32, qtype: QuantType) -> u32 {
+    match qtype {
+        QuantType::Int8 => word,
+        QuantType::Int4 => spread(word & 0xffff) | spread(word >> 16) << 4,
+        QuantType::Int2 => transpose(word),
+    }
+}
+
+/// The inverse of [`to_block`].
+fn from_block(word: u32, qtype: QuantType) -> u32 {
+    match qtype {
+        QuantType::Int8 => word,
+        QuantType::Int4 => gather(word) | gather(word >> 4) << 16,
+        QuantType::Int2 => transpose(word),
+    }
+}
+
+/// Four nibbles side by side to the low halves of four bytes.
+fn spread(v: u32) -> u32 {
+    let v = (v | v << 8) & 0x00ff_00ff;
+    (v | v << 4) & 0x0f0f_0f0f
+}
+
+/// The inverse of [`spread`].
+fn gather(v: u32) -> u32 {
+    let v = v & 0x0f0f_0f0f;
+    let v = (v | v >> 4) & 0x00ff_00ff;
+    (v | v >> 8) & 0xffff
+}
+
+/// The 4 x 4 matrix of 2-bit fields, transposed: fields off the diagonal change places with their mirror.
+fn transpose(v: u32) -> u32 {
+    let swap = |v: u32, mask: u32, by: u32| {
+        let d = (v ^ v >> by) & mask;
+        v ^ d ^ d << by
+    };
+    // field (r, c) lies at bit 8 r + 2 c: first exchange within 2 x 2 blocks, then the blocks
+    let v = swap(v, 0x000c_000c | 0x00c0_00c0, 6);
+    swap(v, 0x0000_f0f0, 12)
+}

@@ -1,0 +1,51 @@
+//! The Python module `_rquant`: parse, release the GIL, call the core, map the error. It knows addresses and sizes, no
+//! framework; `python/rquant/_rquant.pyi` is its documentation.
+
+mod arguments;
+mod matrix;
+#[cfg(target_os = "linux")]
+mod openmp;
+mod packed;
+mod threads;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = false)]
+mod _rquant {
+    use super::*;
+    use crate::arguments as codes;
+
+    #[pymodule_export]
+    use matrix::{dequantize, encode, pack_codes, qparams, quantize_rows, ranges, row_bytes, unpack_codes};
+    #[pymodule_export]
+    use packed::{gather_rows, gemm_i32, linear, pack, packed_info, packed_is_native, packed_len, unpack};
+    #[pymodule_export]
+    use threads::{adopt_openmp, default_threads};
+
+    #[pymodule_init]
+    fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
+        m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        m.add("FLOAT32", codes::FLOAT32)?;
+        m.add("FLOAT16", codes::FLOAT16)?;
+        m.add("BFLOAT16", codes::BFLOAT16)?;
+        m.add("ZP_NONE", codes::ZP_NONE)?;
+        m.add("ZP_UINT8", codes::ZP_UINT8)?;
+        m.add("ZP_FLOAT16", codes::ZP_FLOAT16)
+    }
+
+    #[pyfunction]
+    fn isa() -> PyResult<&'static str> {
+        Ok(rquant::active_isa().map_err(codes::value_error)?.name)
+    }
+
+    #[pyfunction]
+    fn supported_isas() -> Vec<&'static str> {
+        rquant::detected_isas().map(|isa| isa.name).collect()
+    }
+
+    #[pyfunction]
+    fn kernel_name(bits: usize) -> PyResult<&'static str> {
+        let isa = rquant::active_isa().map_err(codes::value_error)?;
+        Ok(isa.kernel(codes::qtype(bits)?).name)
+    }
+}

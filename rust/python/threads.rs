@@ -1,0 +1,61 @@
+//! The one way into the core: GIL released, errors mapped, an executor with as many threads as the call may use.
+
+use crate::arguments::value_error;
+use pyo3::prelude::*;
+use rquant::{Executor, Pool, Serial};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Run `work` without the GIL on up to `threads` threads.
+pub(crate) fn run<T: Send>(
+    py: Python<'_>,
+    threads: usize,
+    work: impl FnOnce(&dyn Executor) -> rquant::Result<T> + Send,
+) -> PyResult<T> {
+    py.detach(|| match executor(threads) {
+        Some(executor) => work(&*executor),
+        None => work(&Serial),
+    })
+    .map_err(value_error)
+}
+
+/// `None`: the calling thread alone.
+fn executor(threads: usize) -> Option<Arc<dyn Executor + Send>> {
+    if threads <= 1 {
+        return None;
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(team) = crate::openmp::Team::of(threads) {
+        return Some(Arc::new(team));
+    }
+    pool(threads).map(|pool| pool as _)
+}
+
+/// The module's own pool, made anew when the size changes or in a forked child, where its threads do not exist.
+fn pool(threads: usize) -> Option<Arc<Pool>> {
+    static POOL: Mutex<Option<(u32, usize, Arc<Pool>)>> = Mutex::new(None);
+    let mut held = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let pid = std::process::id();
+    match &*held {
+        Some((owner, size, pool)) if (*owner, *size) == (pid, threads) => Some(pool.clone()),
+        _ => {
+            let made = Arc::new(Pool::new(threads).ok()?); // no threads to be had: work alone
+            *held = Some((pid, threads, made.clone()));
+            Some(made)
+        }
+    }
+}
+
+/// Cores that affinity and cgroup leave to this process.
+#[pyfunction]
+pub(crate) fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Share the process's OpenMP threads, if an OpenMP runtime is loaded by now.
+#[pyfunction]
+pub(crate) fn adopt_openmp() -> bool {
+    #[cfg(target_os = "linux")]
+    return crate::openmp::adopt();
+    #[cfg(not(target_os = "linux"))]
+    false
+}
