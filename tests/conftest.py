@@ -1,0 +1,46 @@
+"""Instruction sets: the `isa` fixture runs a script at one level, and the summary says which levels ran."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+LEVELS = ("portable", "avx2", "avx512vnni")
+_seen: dict[str, set[str]] = {"run": set(), "skipped": set()}
+
+
+@pytest.fixture(params=LEVELS)
+def isa(request: pytest.FixtureRequest) -> Callable[..., str]:
+    """`isa(script)` runs Python source in a process held to one level with RQUANT_ISA and returns what it prints.
+
+    `isa.level` is its name. Keywords are further environment variables. A script that fails fails the test.
+    """
+    from rquant._rquant import supported_isas
+
+    level = request.param
+    if level not in supported_isas():
+        _seen["skipped"].add(level)
+        pytest.skip(f"this CPU has {', '.join(supported_isas())}; not {level}")
+    _seen["run"].add(level)
+
+    def run(script: str, **env: str) -> str:
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(
+            command, env={**os.environ, "RQUANT_ISA": level, **env}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"at RQUANT_ISA={level}:\n{done.stderr}"
+        return done.stdout
+
+    run.level = level
+    return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """ISA levels run: portable, avx2, avx512vnni; skipped: none"""
+    if any(_seen.values()):
+        names = {
+            key: ", ".join(level for level in LEVELS if level in had) or "none" for key, had in _seen.items()
+        }
+        terminalreporter.write_line(f"ISA levels run: {names['run']}; skipped: {names['skipped']}")
