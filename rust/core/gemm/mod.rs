@@ -5,6 +5,8 @@ mod float;
 mod integer;
 mod plan;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 pub use rows::{gather_rows, quantize_rows};
 

@@ -1,0 +1,354 @@
+//! Whole products at every instruction set, with one and two threads, against naive loops.
+
+use super::*;
+use crate::bitpack::{pack_codes, row_bytes};
+use crate::cpu::forced::each_isa;
+use crate::matrix::{MatrixRef, Scales, ZeroPoints};
+use crate::{AlignedBytes, Executor, PackedMatrix, Pool, QuantType, Scheme, Serial, dequantize, quantize};
+use half::f16;
+use proptest::prelude::*;
+
+/// Numbers without a pattern that a kernel could hide behind, the ends of the range among them.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) >> 8
+    }
+
+    fn codes(&mut self, len: usize, qtype: QuantType) -> Vec<i8> {
+        let span = 2 * qtype.offset() as u64;
+        let code = |v: u64| if v % 7 == 0 { qtype.qmin() as i8 } else { ((v / 7 % span) as i32 - qtype.offset()) as i8 };
+        (0..len).map(|_| code(self.next())).collect()
+    }
+
+    fn floats(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| (self.next() % 20_001) as f32 / 10_000.0 - 1.0).collect()
+    }
+}
+
+/// A weight of any kind, in all its parts.
+struct Weight {
+    q: Vec<i8>,
+    codes: Vec<u8>,
+    halves: Vec<f16>,
+    scales: Vec<f32>,
+    zeros: Zeros,
+    n: usize,
+    k: usize,
+    group: usize,
+    qtype: QuantType,
+}
+
+#[derive(Clone)]
+enum Zeros {
+    None,
+    Stored(Vec<u8>),
+    Fraction(Vec<f16>),
+}
+
+impl Weight {
+    fn new(n: usize, k: usize, group: usize, qtype: QuantType, kind: usize, noise: &mut Noise) -> Self {
+        let q = noise.codes(n * k, qtype);
+        let mut codes = vec![0; n * row_bytes(k, qtype)];
+        pack_codes(&q, n, k, qtype, &mut codes).unwrap();
+        let count = n * k.div_ceil(group);
+        let halves: Vec<f16> = noise.floats(count).iter().map(|s| f16::from_f32(s.abs() + 0.01)).collect();
+        let scales = halves.iter().map(|s| s.to_f32()).collect();
+        let zeros = match kind {
+            0 => Zeros::None,
+            1 => Zeros::Stored((0..count).map(|_| (noise.next() % (2 * qtype.offset() as u64)) as u8).collect()),
+            _ => Zeros::Fraction(noise.floats(count).iter().map(|z| f16::from_f32(z * 2.0)).collect()),
+        };
+        Self { q, codes, halves, scales, zeros, n, k, group, qtype }
+    }
+
+    fn view(&self) -> MatrixRef<'_> {
+        let zeros = match &self.zeros {
+            Zeros::None => ZeroPoints::None,
+            Zeros::Stored(z) => ZeroPoints::U8(z),
+            Zeros::Fraction(z) => ZeroPoints::F16(z),
+        };
+        // both scale dtypes take their turn
+        let scales = if self.n % 2 == 0 { Scales::F16(&self.halves) } else { Scales::F32(&self.scales) };
+        MatrixRef::new(self.n, self.k, self.qtype, self.group, &self.codes, scales, zeros).unwrap()
+    }
+
+    fn pack(&self) -> AlignedBytes {
+        let v = self.view();
+        let len =
+            PackedMatrix::packed_len(v.rows, v.cols, v.qtype, v.group_size, v.scales.dtype(), v.zeros.kind()).unwrap();
+        let mut bytes = AlignedBytes::zeroed(len);
+        PackedMatrix::pack_into(&v, &mut bytes, &Serial).unwrap();
+        bytes
+    }
+
+    /// The documented definition of the integer path, one output at a time.
+    fn integer_definition(&self, a: &[i8], scale: f32, row: usize, bias: f32) -> f32 {
+        let groups = self.k.div_ceil(self.group);
+        let mut f = 0f32;
+        for g in 0..groups {
+            let steps = g * self.group..((g + 1).saturating_mul(self.group)).min(self.k);
+            let dot: i64 = steps.clone().map(|i| i64::from(a[i]) * i64::from(self.q[row * self.k + i])).sum();
+            let sum: i64 = steps.map(|i| i64::from(a[i])).sum();
+            let at = row * groups + g;
+            let v = match &self.zeros {
+                Zeros::None => dot as f32,
+                Zeros::Stored(z) => (dot - i64::from(i32::from(z[at]) - self.qtype.offset()) * sum) as f32,
+                Zeros::Fraction(z) => dot as f32 - z[at].to_f32() * sum as f32,
+            };
+            f = v.mul_add(self.scales[at], f);
+        }
+        f.mul_add(scale, bias)
+    }
+}
+
+fn executors() -> (Serial, Pool) {
+    (Serial, Pool::new(2).unwrap())
+}
+
+fn check_product(m: usize, n: usize, k: usize, qtype: QuantType, noise: &mut Noise, executors: [&dyn Executor; 2]) {
+    let w = Weight::new(n, k, k.max(1), qtype, 0, noise);
+    let a = noise.codes(m * k, QuantType::Int8);
+    let naive = |i: usize| -> i64 {
+        let (a, q) = (&a[i / n * k..][..k], &w.q[i % n * k..][..k]);
+        a.iter().zip(q).map(|(a, q)| i64::from(*a) * i64::from(*q)).sum()
+    };
+    let want: Vec<i64> = (0..m * n).map(naive).collect();
+    each_isa(|isa| {
+        let packed = w.pack();
+        for executor in executors {
+            let mut out = vec![-1i32; m * n];
+            gemm_i32(&a, m, PackedRef::parse(&packed).unwrap(), &mut out, executor).unwrap();
+            let same = out.iter().zip(&want).all(|(o, w)| i64::from(*o) == *w);
+            assert!(same, "{} {qtype:?} m {m} n {n} k {k} threads {}", isa.name, executor.threads());
+        }
+    });
+}
+
+#[test]
+fn the_integer_product_is_exact_around_every_tile_edge() {
+    let (serial, pool) = executors();
+    let mut noise = Noise(1);
+    for qtype in QuantType::ALL {
+        for m in [1, 2, 4, 5, 6, 7, 12, 13, 25] {
+            for n in [1, 2, 10, 15, 16, 17, 33, 63, 64, 65, 130] {
+                for k in [1, 3, 4, 5, 15, 16, 17, 32, 63, 100] {
+                    check_product(m, n, k, qtype, &mut noise, [&serial, &pool]);
+                }
+            }
+        }
+        for (m, n, k) in [(1, 1000, 70), (3, 64, 2047), (14, 70, 2049), (60, 20, 4100), (97, 1000, 24), (2, 3, 131_071)] {
+            check_product(m, n, k, qtype, &mut noise, [&serial, &pool]);
+        }
+    }
+}
+
+#[test]
+fn the_deepest_product_of_extremes_is_exact() {
+    let (n, k, m) = (3, MAX_GEMM_K, 2);
+    let mut w = Weight::new(n, k, k, QuantType::Int8, 0, &mut Noise(2));
+    w.q.fill(-128);
+    pack_codes(&w.q, n, k, QuantType::Int8, &mut w.codes).unwrap();
+    each_isa(|isa| {
+        let mut out = vec![0; m * n];
+        gemm_i32(&vec![-128; m * k], m, PackedRef::parse(&w.pack()).unwrap(), &mut out, &Serial).unwrap();
+        assert!(out.iter().all(|v| *v == 128 * 128 * 131_071), "{}: {out:?}", isa.name);
+    });
+    let w = Weight::new(1, k + 1, k + 1, QuantType::Int2, 0, &mut Noise(2));
+    let error = gemm_i32(&vec![0; k + 1], 1, PackedRef::parse(&w.pack()).unwrap(), &mut [0], &Serial).unwrap_err();
+    assert_eq!(error, Error::TooDeep { k: 131_072, max: 131_071 });
+}
+
+fn check_linear(m: usize, w: &Weight, noise: &mut Noise, executors: [&dyn Executor; 2]) {
+    let (x, bias) = (noise.floats(m * w.k), noise.floats(w.n));
+    let (mut a, mut scales) = (vec![0i8; m * w.k], vec![0f32; m]);
+    quantize_rows(Floats::F32(&x), m, w.k, &mut a, &mut scales, &Serial).unwrap();
+    let mut float = vec![0f32; w.n * w.k];
+    dequantize(&w.view(), FloatsMut::F32(&mut float), &Serial).unwrap();
+    each_isa(|isa| {
+        let packed = w.pack();
+        let packed = PackedRef::parse(&packed).unwrap();
+        for executor in executors {
+            let mut out = vec![0f32; m * w.n];
+            linear(Floats::F32(&x), m, packed, Some(&bias), Arithmetic::Integer, FloatsMut::F32(&mut out), executor).unwrap();
+            for (i, got) in out.iter().enumerate() {
+                let (r, c) = (i / w.n, i % w.n);
+                let want = w.integer_definition(&a[r * w.k..][..w.k], scales[r], c, bias[c]);
+                assert_eq!(*got, want, "{} {:?} {r},{c} of m {m} n {} k {} g {}", isa.name, w.qtype, w.n, w.k, w.group);
+            }
+            linear(Floats::F32(&x), m, packed, Some(&bias), Arithmetic::Float, FloatsMut::F32(&mut out), executor).unwrap();
+            for (i, got) in out.iter().enumerate() {
+                let (x, w_row) = (&x[i / w.n * w.k..][..w.k], &float[i % w.n * w.k..][..w.k]);
+                let bias = f64::from(bias[i % w.n]);
+                let (mut want, mut size) = (bias, bias.abs());
+                for (x, w) in x.iter().zip(w_row) {
+                    want += f64::from(*x) * f64::from(*w);
+                    size += f64::from(*x).abs() * f64::from(*w).abs();
+                }
+                let error = (f64::from(*got) - want).abs();
+                assert!(error <= 1e-5 * size, "{} {:?} {error} of {size}, m {m} n {} k {} g {}", isa.name, w.qtype, w.n, w.k, w.group);
+            }
+        }
+    });
+}
+
+#[test]
+fn linear_is_its_definition_for_every_scheme() {
+    let (serial, pool) = executors();
+    let mut noise = Noise(3);
+    for qtype in QuantType::ALL {
+        for kind in 0..3 {
+            for (m, n, k) in [(1, 17, 40), (3, 64, 64), (7, 65, 100), (13, 33, 129), (50, 80, 96)] {
+                for group in [1, 3, 4, 7, 12, 16, 32, k, k + 1] {
+                    let w = Weight::new(n, k, group, qtype, kind, &mut noise);
+                    check_linear(m, &w, &mut noise, [&serial, &pool]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_beyond_int32_are_added_in_int64() {
+    let (serial, pool) = executors();
+    let mut noise = Noise(4);
+    for kind in 0..3 {
+        for (k, group) in [(65_537, 65_537), (140_000, 140_000), (140_000, 70_000)] {
+            for qtype in [QuantType::Int8, QuantType::Int2] {
+                check_linear(2, &Weight::new(3, k, group, qtype, kind, &mut noise), &mut noise, [&serial, &pool]);
+            }
+        }
+    }
+    // the largest sum there is: every product 127 · 255
+    let mut w = Weight::new(1, 200_000, 200_000, QuantType::Int8, 1, &mut noise);
+    w.q.fill(127);
+    pack_codes(&w.q, 1, w.k, QuantType::Int8, &mut w.codes).unwrap();
+    w.zeros = Zeros::Stored(vec![0]);
+    let x = vec![1f32; w.k];
+    each_isa(|_| {
+        let mut out = [0f32];
+        linear(Floats::F32(&x), 1, PackedRef::parse(&w.pack()).unwrap(), None, Arithmetic::Integer, FloatsMut::F32(&mut out), &Serial).unwrap();
+        assert_eq!(out[0], w.integer_definition(&vec![127; w.k], 1.0 / 127.0, 0, 0.0));
+    });
+}
+
+#[test]
+fn a_bad_row_is_nan_and_leaves_the_others_alone() {
+    let mut noise = Noise(5);
+    let w = Weight::new(20, 70, 32, QuantType::Int4, 1, &mut noise);
+    for m in [3, 20] {
+        let clean = noise.floats(m * w.k);
+        let mut dirty = clean.clone();
+        (dirty[w.k + 3], dirty[2 * w.k + 69]) = (f32::NAN, f32::INFINITY);
+        each_isa(|_| {
+            let packed = w.pack();
+            let packed = PackedRef::parse(&packed).unwrap();
+            for arithmetic in [Arithmetic::Float, Arithmetic::Integer] {
+                let (mut want, mut got) = (vec![0f32; m * w.n], vec![0f32; m * w.n]);
+                linear(Floats::F32(&clean), m, packed, None, arithmetic, FloatsMut::F32(&mut want), &Serial).unwrap();
+                linear(Floats::F32(&dirty), m, packed, None, arithmetic, FloatsMut::F32(&mut got), &Serial).unwrap();
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    if (1..=2).contains(&(i / w.n)) { assert!(got.is_nan()) } else { assert_eq!(got, want) }
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn gathered_rows_are_the_dequantized_ones() {
+    let mut noise = Noise(6);
+    for qtype in QuantType::ALL {
+        let w = Weight::new(70, 45, 16, qtype, 1, &mut noise);
+        let mut all = vec![0f32; w.n * w.k];
+        dequantize(&w.view(), FloatsMut::F32(&mut all), &Serial).unwrap();
+        let ids = [0, 69, 3, 3, 64];
+        each_isa(|_| {
+            let packed = w.pack();
+            let packed = PackedRef::parse(&packed).unwrap();
+            let mut out = vec![0f32; ids.len() * w.k];
+            gather_rows(packed, &ids, FloatsMut::F32(&mut out), &Serial).unwrap();
+            for (id, row) in ids.iter().zip(out.chunks(w.k)) {
+                assert_eq!(row, &all[*id as usize * w.k..][..w.k]);
+            }
+            let error = gather_rows(packed, &[70], FloatsMut::F32(&mut out[..w.k]), &Serial).unwrap_err();
+            assert_eq!(error.to_string(), "ids: expected ids in [0, 70), got 70");
+        });
+    }
+}
+
+#[test]
+fn packed_memory_is_near_the_canonical() {
+    for qtype in QuantType::ALL {
+        for (n, k) in [(64, 64), (65, 384), (100, 33), (1000, 1000), (1536, 384)] {
+            for group in [1, 3, 7, 32, k] {
+                let w = Weight::new(n, k, group, qtype, 1, &mut Noise(7));
+                let scales = if n % 2 == 0 { 2 } else { 4 };
+                let canonical = w.codes.len() + w.halves.len() * (scales + 1);
+                assert!(w.pack().len() as f64 <= 1.3 * canonical as f64, "{qtype:?} n {n} k {k} g {group}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn unpack_inverts_pack(n in 1usize..140, k in 1usize..200, group in 1usize..220, bits in 0usize..3, kind in 0usize..3, seed: u64) {
+        let w = Weight::new(n, k, group, QuantType::ALL[bits], kind, &mut Noise(seed));
+        each_isa(|_| {
+            let packed = w.pack();
+            let packed = PackedRef::parse(&packed).unwrap();
+            let entries = n * k.div_ceil(group);
+            let mut codes = vec![0; w.codes.len()];
+            let mut scales = vec![0; entries * if n % 2 == 0 { 2 } else { 4 }];
+            let mut zeros = vec![0; entries * kind];
+            packed.unpack(&mut codes, &mut scales, &mut zeros, &Serial).unwrap();
+            assert_eq!(codes, w.codes);
+            let same = match packed.scale_dtype() {
+                crate::ScaleDtype::F16 => scales.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b)).eq(w.halves.iter().copied()),
+                crate::ScaleDtype::F32 => scales.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).eq(w.scales.iter().copied()),
+            };
+            assert!(same);
+            match &w.zeros {
+                Zeros::None => assert!(zeros.is_empty()),
+                Zeros::Stored(z) => assert_eq!(&zeros, z),
+                Zeros::Fraction(z) => assert!(zeros.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b)).eq(z.iter().copied())),
+            }
+        });
+    }
+
+    #[test]
+    fn damaged_panels_are_an_error_or_read_within_bounds(at in 0usize..64, bit in 0u32..8, seed: u64) {
+        let w = Weight::new(20, 40, 16, QuantType::Int4, 1, &mut Noise(seed));
+        let mut bytes = w.pack();
+        bytes[at] ^= 1 << bit;
+        if let Ok(packed) = PackedRef::parse(&bytes) {
+            let mut out = vec![0f32; packed.n()];
+            let x = vec![1f32; packed.k()];
+            linear(Floats::F32(&x), 1, packed, None, Arithmetic::Integer, FloatsMut::F32(&mut out), &Serial).unwrap();
+        }
+    }
+
+    #[test]
+    fn quantized_values_lie_within_half_a_step(rows in 1usize..6, cols in 1usize..90, group in 1usize..100, bits in 0usize..3, symmetric: bool, seed: u64) {
+        let qtype = QuantType::ALL[bits];
+        let x = Noise(seed).floats(rows * cols);
+        let scheme = Scheme { symmetric, ..Scheme::affine(qtype, group) };
+        let q = quantize(Floats::F32(&x), rows, cols, &scheme, &Serial).unwrap();
+        let mut back = vec![0f32; x.len()];
+        dequantize(&q.view().unwrap(), FloatsMut::F32(&mut back), &Serial).unwrap();
+        for (i, (x, y)) in x.iter().zip(&back).enumerate() {
+            let scale = q.scales[i / cols * cols.div_ceil(group) + i % cols / group];
+            // a float16 scale may fall short of the range by 2^-11 of it, a rounded zero point by half a step
+            let slack = scale * (if symmetric { 0.5 } else { 1.0 } + 0.15);
+            prop_assert!((x - y).abs() <= slack, "{x} {y} step {scale}");
+            if *x == 0.0 { prop_assert_eq!(*y, 0.0); }
+        }
+        let mut codes = vec![0i8; x.len()];
+        crate::unpack_codes(&q.codes, rows, cols, qtype, &mut codes).unwrap();
+        prop_assert!(!symmetric || codes.iter().all(|c| i32::from(*c) > qtype.qmin()));
+    }
+}
