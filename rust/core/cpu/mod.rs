@@ -18,7 +18,10 @@ use crate::qtype::QuantType;
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)]
+#[allow(unsafe_code)] // vendor intrinsics: loads and stores of checked slices
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)] // as above
 mod avx512vnni;
 #[cfg(test)]
 mod conformance;
@@ -73,6 +76,8 @@ pub struct Isa {
 /// Slowest first.
 static ALL: &[&Isa] = &[
     &portable::ISA,
+    #[cfg(target_arch = "x86_64")]
+    &avx2::ISA,
     #[cfg(target_arch = "x86_64")]
     &avx512vnni::ISA,
 ];

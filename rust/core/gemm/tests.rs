@@ -20,7 +20,8 @@ impl Noise {
 
     fn codes(&mut self, len: usize, qtype: QuantType) -> Vec<i8> {
         let span = 2 * qtype.offset() as u64;
-        let code = |v: u64| if v % 7 == 0 { qtype.qmin() as i8 } else { ((v / 7 % span) as i32 - qtype.offset()) as i8 };
+        let code =
+            |v: u64| if v % 7 == 0 { qtype.qmin() as i8 } else { ((v / 7 % span) as i32 - qtype.offset()) as i8 };
         (0..len).map(|_| code(self.next())).collect()
     }
 
@@ -140,7 +141,8 @@ fn the_integer_product_is_exact_around_every_tile_edge() {
                 }
             }
         }
-        for (m, n, k) in [(1, 1000, 70), (3, 64, 2047), (14, 70, 2049), (60, 20, 4100), (97, 1000, 24), (2, 3, 131_071)] {
+        for (m, n, k) in [(1, 1000, 70), (3, 64, 2047), (14, 70, 2049), (60, 20, 4100), (97, 1000, 24), (2, 3, 131_071)]
+        {
             check_product(m, n, k, qtype, &mut noise, [&serial, &pool]);
         }
     }
@@ -173,13 +175,15 @@ fn check_linear(m: usize, w: &Weight, noise: &mut Noise, executors: [&dyn Execut
         let packed = PackedRef::parse(&packed).unwrap();
         for executor in executors {
             let mut out = vec![0f32; m * w.n];
-            linear(Floats::F32(&x), m, packed, Some(&bias), Arithmetic::Integer, FloatsMut::F32(&mut out), executor).unwrap();
+            linear(Floats::F32(&x), m, packed, Some(&bias), Arithmetic::Integer, FloatsMut::F32(&mut out), executor)
+                .unwrap();
             for (i, got) in out.iter().enumerate() {
                 let (r, c) = (i / w.n, i % w.n);
                 let want = w.integer_definition(&a[r * w.k..][..w.k], scales[r], c, bias[c]);
                 assert_eq!(*got, want, "{} {:?} {r},{c} of m {m} n {} k {} g {}", isa.name, w.qtype, w.n, w.k, w.group);
             }
-            linear(Floats::F32(&x), m, packed, Some(&bias), Arithmetic::Float, FloatsMut::F32(&mut out), executor).unwrap();
+            linear(Floats::F32(&x), m, packed, Some(&bias), Arithmetic::Float, FloatsMut::F32(&mut out), executor)
+                .unwrap();
             for (i, got) in out.iter().enumerate() {
                 let (x, w_row) = (&x[i / w.n * w.k..][..w.k], &float[i % w.n * w.k..][..w.k]);
                 let bias = f64::from(bias[i % w.n]);
@@ -189,7 +193,15 @@ fn check_linear(m: usize, w: &Weight, noise: &mut Noise, executors: [&dyn Execut
                     size += f64::from(*x).abs() * f64::from(*w).abs();
                 }
                 let error = (f64::from(*got) - want).abs();
-                assert!(error <= 1e-5 * size, "{} {:?} {error} of {size}, m {m} n {} k {} g {}", isa.name, w.qtype, w.n, w.k, w.group);
+                assert!(
+                    error <= 1e-5 * size,
+                    "{} {:?} {error} of {size}, m {m} n {} k {} g {}",
+                    isa.name,
+                    w.qtype,
+                    w.n,
+                    w.k,
+                    w.group
+                );
             }
         }
     });
@@ -230,7 +242,16 @@ fn sums_beyond_int32_are_added_in_int64() {
     let x = vec![1f32; w.k];
     each_isa(|_| {
         let mut out = [0f32];
-        linear(Floats::F32(&x), 1, PackedRef::parse(&w.pack()).unwrap(), None, Arithmetic::Integer, FloatsMut::F32(&mut out), &Serial).unwrap();
+        linear(
+            Floats::F32(&x),
+            1,
+            PackedRef::parse(&w.pack()).unwrap(),
+            None,
+            Arithmetic::Integer,
+            FloatsMut::F32(&mut out),
+            &Serial,
+        )
+        .unwrap();
         assert_eq!(out[0], w.integer_definition(&vec![127; w.k], 1.0 / 127.0, 0, 0.0));
     });
 }
