@@ -58,11 +58,15 @@ impl std::ops::DerefMut for AlignedBytes {
     }
 }
 
+fn fits<T>(bytes: &[u8]) -> bool {
+    bytes.as_ptr().addr().is_multiple_of(align_of::<T>()) && bytes.len().is_multiple_of(size_of::<T>())
+}
+
 /// View bytes as elements. `None` if the address or the length does not fit the type.
 #[allow(unsafe_code)]
 pub(crate) fn cast<T: Plain>(bytes: &[u8]) -> Option<&[T]> {
     let size = size_of::<T>();
-    if bytes.as_ptr().addr() % align_of::<T>() != 0 || bytes.len() % size != 0 {
+    if !fits::<T>(bytes) {
         return None;
     }
     // SAFETY: aligned and whole (checked), and any bits are a value of a `Plain` type.
@@ -73,7 +77,7 @@ pub(crate) fn cast<T: Plain>(bytes: &[u8]) -> Option<&[T]> {
 #[allow(unsafe_code)]
 pub(crate) fn cast_mut<T: Plain>(bytes: &mut [u8]) -> Option<&mut [T]> {
     let size = size_of::<T>();
-    if bytes.as_ptr().addr() % align_of::<T>() != 0 || bytes.len() % size != 0 {
+    if !fits::<T>(bytes) {
         return None;
     }
     // SAFETY: as in `cast`, and the borrow is unique.

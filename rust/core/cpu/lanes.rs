@@ -211,4 +211,5 @@ table! {
     finish(f: &mut [f32], factor: f32, bias: Option<&[f32]>);
     add_scaled(acc: &[f32], scales: &[f32], f: &mut [f32]);
 }
+#[allow(clippy::single_component_path_imports)] // gives the macro a path
 pub(super) use lanes;

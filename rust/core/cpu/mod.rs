@@ -105,26 +105,6 @@ pub fn active() -> Result<&'static Isa> {
         .clone()
 }
 
-/// Tests try every level in one process.
-#[cfg(test)]
-pub(crate) mod forced {
-    use super::Isa;
-    use std::cell::Cell;
-
-    thread_local! {
-        pub(super) static ISA: Cell<Option<&'static Isa>> = const { Cell::new(None) };
-    }
-
-    /// Run `test` once at each level this CPU has, on this thread.
-    pub(crate) fn each_isa(mut test: impl FnMut(&'static Isa)) {
-        for isa in super::detected() {
-            ISA.set(Some(isa));
-            test(isa);
-        }
-        ISA.set(None);
-    }
-}
-
 fn named(wanted: &str) -> Result<&'static Isa> {
     detected().find(|isa| isa.name == wanted).ok_or_else(|| Error::UnsupportedIsa {
         wanted: wanted.to_owned(),
@@ -213,5 +193,25 @@ impl Isa {
         assert!(b.len().is_multiple_of(cols) && a.len() == b.len() / cols * rows && acc.len() == rows * cols);
         // SAFETY: see above.
         unsafe { (self.float_tile)(a, rows, b, cols, acc) }
+    }
+}
+
+/// Tests try every level in one process.
+#[cfg(test)]
+pub(crate) mod forced {
+    use super::Isa;
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(super) static ISA: Cell<Option<&'static Isa>> = const { Cell::new(None) };
+    }
+
+    /// Run `test` once at each level this CPU has, on this thread.
+    pub(crate) fn each_isa(mut test: impl FnMut(&'static Isa)) {
+        for isa in super::detected() {
+            ISA.set(Some(isa));
+            test(isa);
+        }
+        ISA.set(None);
     }
 }

@@ -20,8 +20,9 @@ impl Noise {
 
     fn codes(&mut self, len: usize, qtype: QuantType) -> Vec<i8> {
         let span = 2 * qtype.offset() as u64;
-        let code =
-            |v: u64| if v % 7 == 0 { qtype.qmin() as i8 } else { ((v / 7 % span) as i32 - qtype.offset()) as i8 };
+        let code = |v: u64| {
+            if v.is_multiple_of(7) { qtype.qmin() as i8 } else { ((v / 7 % span) as i32 - qtype.offset()) as i8 }
+        };
         (0..len).map(|_| code(self.next())).collect()
     }
 
@@ -73,7 +74,7 @@ impl Weight {
             Zeros::Fraction(z) => ZeroPoints::F16(z),
         };
         // both scale dtypes take their turn
-        let scales = if self.n % 2 == 0 { Scales::F16(&self.halves) } else { Scales::F32(&self.scales) };
+        let scales = if self.n.is_multiple_of(2) { Scales::F16(&self.halves) } else { Scales::F32(&self.scales) };
         MatrixRef::new(self.n, self.k, self.qtype, self.group, &self.codes, scales, zeros).unwrap()
     }
 
