@@ -7,125 +7,21 @@
 //! A block spans as many steps as one 32-bit word of canonical bytes, so packing is a transposition of words with the
 //! codes shuffled inside each, and needs no padding of k beyond the canonical one.
 
+mod blocks;
+mod header;
+
 use crate::bitpack::row_bytes;
 use crate::buffer::{AlignedBytes, Plain, cast, cast_mut};
-use crate::cpu::{self, STRIP};
+use crate::cpu;
 use crate::error::{Error, Result, check_len};
 use crate::executor::Executor;
 use crate::matrix::{MatrixRef, QuantizedMatrix, ScaleDtype, Scales, ZeroKind, ZeroPoints};
 use crate::qtype::QuantType;
+use blocks::{from_block, to_block};
 use half::f16;
+use header::{HEADER, Head};
 use std::ops::Range;
 use std::sync::Mutex;
-
-const MAGIC: [u8; 4] = *b"rqPL";
-/// Goes up with any change of the bytes.
-const LAYOUT: u8 = 1;
-const HEADER: usize = 64;
-
-/// What the header says.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Head {
-    n: usize,
-    k: usize,
-    group_size: usize,
-    nr: usize,
-    qtype: QuantType,
-    scales: ScaleDtype,
-    zeros: ZeroKind,
-}
-
-impl Head {
-    fn groups(&self) -> usize {
-        self.k.div_ceil(self.group_size)
-    }
-
-    fn n_padded(&self) -> usize {
-        self.n.next_multiple_of(STRIP)
-    }
-
-    fn scale_bytes(&self) -> usize {
-        if self.scales == ScaleDtype::F32 { 4 } else { 2 }
-    }
-
-    fn zero_bytes(&self) -> usize {
-        match self.zeros {
-            ZeroKind::None => 0,
-            ZeroKind::U8 => 1,
-            ZeroKind::F16 => 2,
-        }
-    }
-
-    /// Where weights, scales and zero points lie; `None` if they are more than memory can be.
-    fn sections(&self) -> Option<[Range<usize>; 3]> {
-        let rows = self.n.checked_next_multiple_of(STRIP)?;
-        let row = self.k.checked_mul(self.qtype.bits())?.div_ceil(32) * 4;
-        let entries = rows.checked_mul(self.k.div_ceil(self.group_size))?;
-        let mut at = HEADER;
-        let mut section = |len: usize| {
-            let start = at.checked_next_multiple_of(64)?;
-            at = start.checked_add(len)?;
-            Some(start..at)
-        };
-        Some([
-            section(rows.checked_mul(row)?)?,
-            section(entries.checked_mul(self.scale_bytes())?)?,
-            section(entries.checked_mul(self.zero_bytes())?)?,
-        ])
-    }
-
-    fn write(&self, out: &mut [u8]) {
-        out.fill(0);
-        out[..4].copy_from_slice(&MAGIC);
-        out[4] = LAYOUT;
-        out[5] = self.qtype.bits() as u8;
-        out[6] = self.scale_bytes() as u8;
-        out[7] = self.zero_bytes() as u8;
-        for (i, v) in [self.n, self.k, self.group_size, self.nr].into_iter().enumerate() {
-            out[8 + 8 * i..][..8].copy_from_slice(&(v as u64).to_le_bytes());
-        }
-    }
-
-    fn read(bytes: &[u8]) -> Result<Self> {
-        let bad = |what: String| Err(Error::BadPanels(what));
-        let Some(head) = bytes.first_chunk::<HEADER>() else {
-            return bad(format!("expected a header of {HEADER} bytes, got {}", bytes.len()));
-        };
-        if head[..4] != MAGIC {
-            return bad(format!("expected the mark {MAGIC:?}, got {:?}", &head[..4]));
-        }
-        if head[4] != LAYOUT {
-            return bad(format!("expected layout {LAYOUT}, got {}", head[4]));
-        }
-        let word = |i: usize| u64::from_le_bytes(std::array::from_fn(|b| head[8 + 8 * i + b])) as usize;
-        let head = Self {
-            n: word(0),
-            k: word(1),
-            group_size: word(2),
-            nr: word(3),
-            qtype: QuantType::from_bits(head[5].into())?,
-            scales: match head[6] {
-                4 => ScaleDtype::F32,
-                2 => ScaleDtype::F16,
-                other => return bad(format!("expected scales of 2 or 4 bytes, got {other}")),
-            },
-            zeros: match head[7] {
-                0 => ZeroKind::None,
-                1 => ZeroKind::U8,
-                2 => ZeroKind::F16,
-                other => return bad(format!("expected zero points of 0, 1 or 2 bytes, got {other}")),
-            },
-        };
-        if head.group_size == 0 || head.nr == 0 || !head.nr.is_multiple_of(STRIP) || head.nr > 64 {
-            return bad(format!("group size {} or panel width {} is impossible", head.group_size, head.nr));
-        }
-        match head.sections() {
-            Some([.., end]) if end.end == bytes.len() => Ok(head),
-            Some([.., end]) => bad(format!("expected {} bytes for this header, got {}", end.end, bytes.len())),
-            None => bad(format!("n = {} and k = {} are impossible", head.n, head.k)),
-        }
-    }
-}
 
 /// A packed weight `[n, k]` that someone else holds.
 #[derive(Clone, Copy, Debug)]
@@ -449,46 +345,4 @@ fn columns<T: Plain>(head: &Head, source: &[T], padding: T, out: &mut [u8]) {
             *value = if channel < head.n { source[channel * groups + g] } else { padding };
         }
     }
-}
-
-/// A canonical word (code i at bits `i * bits`) to a block's word: the code of step `4 t + i` at byte i, bits `t * bits`.
-fn to_block(word: u32, qtype: QuantType) -> u32 {
-    match qtype {
-        QuantType::Int8 => word,
-        QuantType::Int4 => spread(word & 0xffff) | spread(word >> 16) << 4,
-        QuantType::Int2 => transpose(word),
-    }
-}
-
-/// The inverse of [`to_block`].
-fn from_block(word: u32, qtype: QuantType) -> u32 {
-    match qtype {
-        QuantType::Int8 => word,
-        QuantType::Int4 => gather(word) | gather(word >> 4) << 16,
-        QuantType::Int2 => transpose(word),
-    }
-}
-
-/// Four nibbles side by side to the low halves of four bytes.
-fn spread(v: u32) -> u32 {
-    let v = (v | v << 8) & 0x00ff_00ff;
-    (v | v << 4) & 0x0f0f_0f0f
-}
-
-/// The inverse of [`spread`].
-fn gather(v: u32) -> u32 {
-    let v = v & 0x0f0f_0f0f;
-    let v = (v | v >> 4) & 0x00ff_00ff;
-    (v | v >> 8) & 0xffff
-}
-
-/// The 4 x 4 matrix of 2-bit fields, transposed: fields off the diagonal change places with their mirror.
-fn transpose(v: u32) -> u32 {
-    let swap = |v: u32, mask: u32, by: u32| {
-        let d = (v ^ v >> by) & mask;
-        v ^ d ^ d << by
-    };
-    // field (r, c) lies at bit 8 r + 2 c: first exchange within 2 x 2 blocks, then the blocks
-    let v = swap(v, 0x000c_000c | 0x00c0_00c0, 6);
-    swap(v, 0x0000_f0f0, 12)
 }
