@@ -1,0 +1,33 @@
+"""How the demo measures: time interleaved over the models, and bytes that are really there."""
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+
+
+def interleaved(
+    work: Mapping[str, Callable[[], object]], rounds: int, step: Callable[[], object] = lambda: None
+) -> dict[str, float]:
+    """Median seconds of each entry of `work`.
+
+    Every round runs each entry once, so that whatever else the machine does meanwhile hits all of them alike.
+    One round goes before and is not counted. `step` is called after each run.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for counted in range(-1, rounds):
+        for name, run in work.items():
+            start = time.perf_counter()
+            run()
+            if counted >= 0:
+                seconds[name].append(time.perf_counter() - start)
+            step()
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def resident_bytes(model: torch.nn.Module) -> int:
+    """Bytes of all parameters and buffers, packed or float; what is shared counts once."""
+    tensors = [*model.parameters(), *model.buffers()]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
