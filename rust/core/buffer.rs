@@ -93,7 +93,9 @@ thread_local! {
 pub(crate) struct Scratch(AlignedBytes);
 
 /// Buffers larger than this are freed, not kept.
-const KEEP: usize = 64 << 20;
+const KEEP: usize = 16 << 20;
+/// Buffers that a thread keeps: what one product holds at once.
+const SHELF: usize = 8;
 
 impl Scratch {
     pub(crate) fn take(len: usize) -> Self {
@@ -129,7 +131,7 @@ impl Drop for Scratch {
             // a thread that is ending has no shelf any more
             let _ = SPARE.try_with(|cell| {
                 let mut shelf = cell.take();
-                if shelf.len() < 16 {
+                if shelf.len() < SHELF {
                     shelf.push(bytes);
                 }
                 cell.set(shelf);

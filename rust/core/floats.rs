@@ -46,10 +46,13 @@ impl<'a> Floats<'a> {
     where
         'a: 's,
     {
+        if let Self::F32(x) = self {
+            return &x[range];
+        }
         scratch.resize(scratch.len().max(range.len()), 0.0);
         let out = &mut scratch[..range.len()];
         match self {
-            Self::F32(x) => return &x[range],
+            Self::F32(_) => {}
             Self::F16(x) => x[range].convert_to_f32_slice(out),
             // a shift, which the compiler vectorizes
             Self::Bf16(x) => {
@@ -73,6 +76,15 @@ impl FloatsMut<'_> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Every row of `row.len()` elements becomes `row`.
+    #[allow(unsafe_code)]
+    pub(crate) fn fill_rows(&mut self, row: &[f32]) {
+        let rows = self.len() / row.len().max(1);
+        let shared = self.share();
+        // SAFETY: the buffer is borrowed here, by this thread alone.
+        (0..rows).for_each(|r| unsafe { shared.write(r * row.len(), row) });
     }
 
     /// A writer that several threads may hold.

@@ -40,7 +40,7 @@ pub use error::{Error, Result};
 pub use executor::{Executor, Pool, Serial};
 pub use floats::{Floats, FloatsMut};
 pub use gemm::{Arithmetic, MAX_GEMM_K, gather_rows, gemm_i32, linear, quantize_rows};
-pub use matrix::{MatrixRef, QuantizedMatrix, ScaleDtype, Scales, ZeroKind, ZeroPoints};
+pub use matrix::{MatrixRef, OwnedScales, OwnedZeroPoints, QuantizedMatrix, ScaleDtype, Scales, ZeroKind, ZeroPoints};
 pub use prepack::{PackedMatrix, PackedRef};
 pub use qtype::{QuantType, RangeRule, Scheme};
 pub use quantize::{channels_first, encode, qparams, quantize, ranges};

@@ -167,44 +167,47 @@ pub struct QuantizedMatrix {
     pub group_size: usize,
     /// Canonical bytes `[rows, row_bytes(cols)]`.
     pub codes: Vec<u8>,
-    /// `[rows, groups]`, with each value exactly representable in `scale_dtype`.
-    pub scales: Vec<f32>,
-    /// What the scales are stored as.
-    pub scale_dtype: ScaleDtype,
-    /// Integer zero points with the codes' offset, `[rows, groups]`; `None` if symmetric.
-    pub zeros: Option<Vec<u8>>,
-    halves: Vec<f16>,
+    /// `[rows, groups]`.
+    pub scales: OwnedScales,
+    /// `[rows, groups]`, or none.
+    pub zeros: OwnedZeroPoints,
+}
+
+/// What [`Scales`] borrow.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OwnedScales {
+    /// See [`Scales::F32`].
+    F32(Vec<f32>),
+    /// See [`Scales::F16`].
+    F16(Vec<f16>),
+}
+
+/// What [`ZeroPoints`] borrow.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OwnedZeroPoints {
+    /// See [`ZeroPoints::None`].
+    None,
+    /// See [`ZeroPoints::U8`].
+    U8(Vec<u8>),
+    /// See [`ZeroPoints::F16`].
+    F16(Vec<f16>),
 }
 
 impl QuantizedMatrix {
-    /// Put the parts together; lengths are checked by [`QuantizedMatrix::view`].
-    pub fn new(
-        rows: usize,
-        cols: usize,
-        qtype: QuantType,
-        group_size: usize,
-        codes: Vec<u8>,
-        scales: Vec<f32>,
-        scale_dtype: ScaleDtype,
-        zeros: Option<Vec<u8>>,
-    ) -> Self {
-        let halves = match scale_dtype {
-            ScaleDtype::F16 => scales.iter().map(|&s| f16::from_f32(s)).collect(),
-            ScaleDtype::F32 => Vec::new(),
-        };
-        Self { rows, cols, qtype, group_size, codes, scales, scale_dtype, zeros, halves }
-    }
-
     /// Borrow it.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if a field was given another length.
+    /// [`Error::Mismatch`] if the fields do not fit each other.
     pub fn view(&self) -> Result<MatrixRef<'_>> {
-        let scales = match self.scale_dtype {
-            ScaleDtype::F32 => Scales::F32(&self.scales),
-            ScaleDtype::F16 => Scales::F16(&self.halves),
+        let scales = match &self.scales {
+            OwnedScales::F32(s) => Scales::F32(s),
+            OwnedScales::F16(s) => Scales::F16(s),
         };
-        let zeros = self.zeros.as_deref().map_or(ZeroPoints::None, ZeroPoints::U8);
+        let zeros = match &self.zeros {
+            OwnedZeroPoints::None => ZeroPoints::None,
+            OwnedZeroPoints::U8(z) => ZeroPoints::U8(z),
+            OwnedZeroPoints::F16(z) => ZeroPoints::F16(z),
+        };
         MatrixRef::new(self.rows, self.cols, self.qtype, self.group_size, &self.codes, scales, zeros)
     }
 }

@@ -7,7 +7,7 @@ use crate::cpu::lanes::{Encoding, INF_BITS};
 use crate::error::{Error, Result, check_len};
 use crate::executor::Executor;
 use crate::floats::Floats;
-use crate::matrix::{QuantizedMatrix, ScaleDtype, Scales, ZeroKind, ZeroPoints};
+use crate::matrix::{OwnedScales, OwnedZeroPoints, QuantizedMatrix, Scales, ZeroKind, ZeroPoints};
 use crate::qtype::{QuantType, RangeRule, Scheme};
 use half::f16;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -257,9 +257,12 @@ pub fn quantize(
     let mut codes = vec![0u8; rows * row_bytes(cols, scheme.qtype)];
     let z = if scheme.symmetric { ZeroPoints::None } else { ZeroPoints::U8(&zeros) };
     encode(x, rows, cols, scheme.qtype, group_size, Scales::F32(&scales), z, &mut codes, executor)?;
-    let dtype = if half { ScaleDtype::F16 } else { ScaleDtype::F32 };
-    let zeros = (!scheme.symmetric).then_some(zeros);
-    Ok(QuantizedMatrix::new(rows, cols, scheme.qtype, group_size, codes, scales, dtype, zeros))
+    let scales = match half {
+        true => OwnedScales::F16(scales.iter().map(|s| f16::from_f32(*s)).collect()),
+        false => OwnedScales::F32(scales),
+    };
+    let zeros = if scheme.symmetric { OwnedZeroPoints::None } else { OwnedZeroPoints::U8(zeros) };
+    Ok(QuantizedMatrix { rows, cols, qtype: scheme.qtype, group_size, codes, scales, zeros })
 }
 
 /// Bring `axis` of a row-major array to the front: the matrix whose rows are that axis's channels, for a scale per

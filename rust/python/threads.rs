@@ -3,7 +3,7 @@
 use crate::arguments::value_error;
 use pyo3::prelude::*;
 use rquant::{Executor, Pool, Serial};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, TryLockError};
 
 /// Run `work` without the GIL on up to `threads` threads.
 pub(crate) fn run<T: Send>(
@@ -33,7 +33,12 @@ fn executor(threads: usize) -> Option<Arc<dyn Executor + Send>> {
 /// The module's own pool, made anew when the size changes or in a forked child, where its threads do not exist.
 fn pool(threads: usize) -> Option<Arc<Pool>> {
     static POOL: Mutex<Option<(u32, usize, Arc<Pool>)>> = Mutex::new(None);
-    let mut held = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    // not to be waited for: a fork may have copied it locked, and the one who holds it has the pool anyway
+    let mut held = match POOL.try_lock() {
+        Ok(held) => held,
+        Err(TryLockError::Poisoned(held)) => held.into_inner(),
+        Err(TryLockError::WouldBlock) => return None,
+    };
     let pid = std::process::id();
     match &*held {
         Some((owner, size, pool)) if (*owner, *size) == (pid, threads) => Some(pool.clone()),

@@ -52,6 +52,11 @@ pub fn linear(
     if m == 0 || w.n() == 0 {
         return Ok(());
     }
+    if w.k() == 0 {
+        let zeros = vec![0f32; w.n()];
+        out.fill_rows(bias.unwrap_or(&zeros));
+        return Ok(());
+    }
     match arithmetic {
         Arithmetic::Float => float::linear(x, m, &w, bias, out.share(), executor),
         Arithmetic::Integer => integer::linear(x, m, &w, bias, out.share(), executor),
@@ -69,6 +74,10 @@ pub fn gemm_i32(a: &[i8], m: usize, w: PackedRef, out: &mut [i32], executor: &dy
     check_len("a", m * w.k(), a.len())?;
     check_len("out", m * w.n(), out.len())?;
     if m == 0 || w.n() == 0 {
+        return Ok(());
+    }
+    if w.k() == 0 {
+        out.fill(0);
         return Ok(());
     }
     integer::product(a, m, &w, out, executor)

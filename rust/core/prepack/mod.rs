@@ -15,7 +15,9 @@ use crate::buffer::{AlignedBytes, Plain, cast, cast_mut};
 use crate::cpu;
 use crate::error::{Error, Result, check_len};
 use crate::executor::Executor;
-use crate::matrix::{MatrixRef, QuantizedMatrix, ScaleDtype, Scales, ZeroKind, ZeroPoints};
+use crate::matrix::{
+    MatrixRef, OwnedScales, OwnedZeroPoints, QuantizedMatrix, ScaleDtype, Scales, ZeroKind, ZeroPoints,
+};
 use crate::qtype::QuantType;
 use blocks::{from_block, to_block};
 use half::f16;
@@ -290,21 +292,25 @@ impl PackedMatrix {
         let mut scales = vec![0u8; entries * view.head.scale_bytes()];
         let mut zeros = vec![0u8; entries * view.head.zero_bytes()];
         view.unpack(&mut codes, &mut scales, &mut zeros, executor).expect("sized above");
-        let scales = match view.scale_dtype() {
-            ScaleDtype::F32 => scales.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            ScaleDtype::F16 => scales.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-        };
-        let zeros = (view.zero_kind() == ZeroKind::U8).then_some(zeros);
-        QuantizedMatrix::new(
-            view.n(),
-            view.k(),
-            view.qtype(),
-            view.group_size(),
+        let halves = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|b| f16::from_ne_bytes(*b)).collect();
+        QuantizedMatrix {
+            rows: view.n(),
+            cols: view.k(),
+            qtype: view.qtype(),
+            group_size: view.group_size(),
             codes,
-            scales,
-            view.scale_dtype(),
-            zeros,
-        )
+            scales: match view.scale_dtype() {
+                ScaleDtype::F32 => {
+                    OwnedScales::F32(scales.as_chunks().0.iter().map(|b| f32::from_ne_bytes(*b)).collect())
+                }
+                ScaleDtype::F16 => OwnedScales::F16(halves(&scales)),
+            },
+            zeros: match view.zero_kind() {
+                ZeroKind::None => OwnedZeroPoints::None,
+                ZeroKind::U8 => OwnedZeroPoints::U8(zeros),
+                ZeroKind::F16 => OwnedZeroPoints::F16(halves(&zeros)),
+            },
+        }
     }
 }
 
