@@ -13,7 +13,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo eval test test-rust test-python lint format wheel clean
+.PHONY: help demo eval bench test test-rust test-python lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
@@ -25,6 +25,10 @@ demo: $(VENV)/.native  ## two real models in int8, int4 and int2: size, speed, q
 
 eval: $(VENV)/.native  ## the demo with perplexity over 20,000 tokens
 	$(PY) examples/demo.py --tokens 20000
+
+bench: $(VENV)/.native  ## one layer at a time against torch float32; then the memory of a loaded model
+	$(PY) benches/bench_linear.py
+	$(PY) benches/memory.py
 
 test: lint test-rust test-python  ## everything: lints, Rust tests, Python tests
 
