@@ -38,9 +38,7 @@ def default_threads() -> int:
 def adopt_openmp() -> bool:
     """Run calls on the process's OpenMP threads from now on, if an OpenMP runtime is loaded (torch brings one)."""
 
-def ranges(
-    x: int, dtype: int, rows: int, cols: int, group_size: int, lo: int, hi: int, threads: int
-) -> int:
+def ranges(x: int, dtype: int, rows: int, cols: int, group_size: int, lo: int, hi: int, threads: int) -> int:
     """Write each group's minimum and maximum to float32 `lo` and `hi`, both `[rows, groups]`.
 
     Returns the flat index of the first NaN or infinity in `x`, or -1 (then `lo` and `hi` are whole).
@@ -96,9 +94,7 @@ def dequantize(
 ) -> None:
     """`x = S * (q - Z)` into `out`, `[rows, cols]` of `out_dtype`."""
 
-def packed_len(
-    n: int, k: int, bits: int, group_size: int, scale_dtype: int, zp_kind: int
-) -> int:
+def packed_len(n: int, k: int, bits: int, group_size: int, scale_dtype: int, zp_kind: int) -> int:
     """Bytes of the panels of an `[n, k]` weight, header included, for the kernel in use."""
 
 def pack(
@@ -117,14 +113,10 @@ def pack(
 ) -> None:
     """Canonical weight -> this machine's panels (header first)."""
 
-def unpack(
-    panels: int, panels_len: int, codes: int, scale: int, zero_point: int, threads: int
-) -> None:
+def unpack(panels: int, panels_len: int, codes: int, scale: int, zero_point: int, threads: int) -> None:
     """The exact inverse of `pack`, for panels of any machine: bytes, scales and zero points as they were."""
 
-def packed_info(
-    panels: int, panels_len: int
-) -> tuple[int, int, int, int, int, int, str]:
+def packed_info(panels: int, panels_len: int) -> tuple[int, int, int, int, int, int, str]:
     """`(n, k, bits, group_size, scale_dtype, zp_kind, layout)` from the header; ValueError if it is not one."""
 
 def packed_is_native(panels: int, panels_len: int) -> bool:
@@ -150,9 +142,7 @@ def linear(
     Otherwise float arithmetic. A row of x with NaN or infinity gives a row of NaN.
     """
 
-def gemm_i32(
-    a: int, m: int, k: int, panels: int, panels_len: int, out: int, n: int, threads: int
-) -> None:
+def gemm_i32(a: int, m: int, k: int, panels: int, panels_len: int, out: int, n: int, threads: int) -> None:
     """`out[m, n] = a[m, k] @ q.T`: exact int32 product of int8 `a` and the bare codes. k <= 131071."""
 
 def gather_rows(
@@ -160,9 +150,7 @@ def gather_rows(
 ) -> None:
     """Row `ids[i]` (int64) of the dequantized weight into `out[i]`. Raises for an id out of range."""
 
-def quantize_rows(
-    x: int, dtype: int, m: int, k: int, q: int, scale: int, threads: int
-) -> None:
+def quantize_rows(x: int, dtype: int, m: int, k: int, q: int, scale: int, threads: int) -> None:
     """Dynamic activation quantization, as `linear` does it: int8 `[m, k]` and one float32 scale a row.
 
     A row with NaN or infinity gets scale NaN and codes 0; a row of zeros gets scale 1.

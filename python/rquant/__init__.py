@@ -1,0 +1,82 @@
+"""Packed int8, int4 and int2 weights for torch and numpy, with exact integer kernels.
+
+Importing needs numpy and safetensors only; names that need torch are imported when first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import numpy
+from ._rquant import __version__
+from ._threads import get_num_threads, set_num_threads
+from .info import backend_info
+from .qtypes import QType, qfloat8, qfloat8_e4m3fn, qfloat8_e5m2, qint2, qint4, qint8
+from .scheme import estimate_size
+
+if TYPE_CHECKING:
+    from .model import freeze, quantize
+    from .nn import Embedding, Linear
+    from .report import Report
+    from .serialize import load, quantization_map, requantize, save
+    from .tensor import QTensor, absmax_quantize, quantize_tensor, zeropoint_quantize
+
+_WITH_TORCH = {
+    "Embedding": "nn",
+    "Linear": "nn",
+    "QTensor": "tensor",
+    "Report": "report",
+    "absmax_quantize": "tensor",
+    "freeze": "model",
+    "load": "serialize",
+    "quantization_map": "serialize",
+    "quantize": "model",
+    "quantize_tensor": "tensor",
+    "requantize": "serialize",
+    "save": "serialize",
+    "zeropoint_quantize": "tensor",
+}
+
+__all__ = [
+    "Embedding",
+    "Linear",
+    "QTensor",
+    "QType",
+    "Report",
+    "__version__",
+    "absmax_quantize",
+    "backend_info",
+    "estimate_size",
+    "freeze",
+    "get_num_threads",
+    "load",
+    "numpy",
+    "qfloat8",
+    "qfloat8_e4m3fn",
+    "qfloat8_e5m2",
+    "qint2",
+    "qint4",
+    "qint8",
+    "quantization_map",
+    "quantize",
+    "quantize_tensor",
+    "requantize",
+    "save",
+    "set_num_threads",
+    "zeropoint_quantize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module 'rquant' has no attribute {name!r}")
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise ImportError(f"rquant.{name} needs torch: pip install 'rquant[torch]'") from None
+    value = getattr(importlib.import_module(f".{_WITH_TORCH[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

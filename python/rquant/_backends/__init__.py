@@ -1,0 +1,1 @@
+"""Implementations of the ops: `cpu` on the native module, `reference` in plain torch for any device."""

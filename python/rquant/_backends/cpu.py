@@ -1,0 +1,112 @@
+"""The ops on CPU tensors, by the native module."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .. import _native, _rquant
+from .._native import QMatrix
+from . import reference
+
+# torch's OpenMP threads spin after each torch op: share them rather than fight them for the cores
+_rquant.adopt_openmp()
+
+
+def linear(
+    x: Tensor, panels: Tensor, bias: Tensor | None, in_features: int, out_features: int, integer: bool
+) -> Tensor:
+    """x `[..., in_features]` -> `[..., out_features]`, of x's dtype."""
+    *rows, k = x.shape
+    if k != in_features:
+        raise ValueError(f"x: expected a last dimension of {in_features}, got shape {tuple(x.shape)}")
+    out = torch.empty((*rows, out_features), dtype=x.dtype)
+    if not x.is_contiguous():
+        x = x.contiguous()
+    _native.linear(x, panels, bias, out, math.prod(rows), in_features, out_features, integer)
+    return out
+
+
+def linear_canonical(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bias: Tensor | None,
+    in_features: int,
+    bits: int,
+    group_size: int,
+    integer: bool,
+) -> Tensor:
+    """`linear` on a canonical weight: packs it for this one call."""
+    panels = _native.pack(QMatrix(codes, scale, zero_point, in_features, bits, group_size))
+    return linear(x, panels, bias, in_features, codes.shape[0], integer)
+
+
+def linear_unfrozen(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    integer: bool,
+) -> Tensor:
+    """Quantize the float weight `[n, k]`, pack it and multiply: bit for bit what the frozen layer computes."""
+    q = _quantized(weight, bits, group_size, symmetric)
+    return linear(x, _native.pack(q), bias, weight.shape[1], weight.shape[0], integer)
+
+
+def _quantized(weight: Tensor, bits: int, group_size: int, symmetric: bool) -> QMatrix:
+    try:
+        return _native.quantize(weight.contiguous(), bits, group_size, symmetric)
+    except _native.NotFinite as bad:
+        raise bad.named("weight", weight.shape) from None
+
+
+def embedding(ids: Tensor, panels: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """Rows `ids` (int64, any shape) of the packed weight, `[..., dim]`."""
+    out = torch.empty((*ids.shape, dim), dtype=dtype)
+    _native.gather_rows(panels, ids.contiguous(), out)
+    return out
+
+
+def gemm_i32(a: Tensor, panels: Tensor, out_features: int) -> Tensor:
+    """Exact int32 product of int8 `a` `[m, k]` and the bare codes, `[m, out_features]`."""
+    return _native.gemm_i32(a.contiguous(), panels, out_features)  # type: ignore[no-any-return]
+
+
+def dequantize(panels: Tensor, n: int, k: int, dtype: torch.dtype) -> Tensor:
+    """The float weight `[n, k]` of packed panels."""
+    return _native.dequantize(_native.unpack(panels), torch.empty((n, k), dtype=dtype))  # type: ignore[no-any-return]
+
+
+def dequantize_canonical(
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    cols: int,
+    bits: int,
+    group_size: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The float weight `[rows, cols]` of a canonical one."""
+    q = QMatrix(codes, scale, zero_point, cols, bits, group_size)
+    return _native.dequantize(q, torch.empty((codes.shape[0], cols), dtype=dtype))  # type: ignore[no-any-return]
+
+
+def fake_quantize(weight: Tensor, bits: int, group_size: int, symmetric: bool) -> Tensor:
+    """Quantize and dequantize: what the frozen layer's weight will read as, of weight's dtype."""
+    q = _quantized(weight, bits, group_size, symmetric)
+    return _native.dequantize(q, torch.empty(weight.shape, dtype=weight.dtype))  # type: ignore[no-any-return]
+
+
+def inside_range(weight: Tensor, bits: int, group_size: int, symmetric: bool) -> Tensor:
+    """bool, of weight's shape: whether rounding alone, without clipping, gave the element's code."""
+    q = _quantized(weight, bits, group_size, symmetric)
+    return reference.inside(weight, q.scale, q.zero_point, bits, group_size)
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 codes `[m, k]` and float32 scale `[m]` of activations."""
+    return _native.quantize_rows(x.contiguous())

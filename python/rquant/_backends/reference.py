@@ -1,0 +1,187 @@
+"""Every op in plain torch: the oracle in tests, and what runs on a device without kernels.
+
+Written to be read. Integer products go through float64, which holds them exactly up to k = 2**38.
+"""
+
+import torch
+from torch import Tensor
+
+from .._native import QMatrix
+
+
+def expand(groups: Tensor, cols: int, group_size: int) -> Tensor:
+    """Per-group values `[rows, groups]` -> per-element `[rows, cols]`; the last group may be ragged."""
+    if group_size == -1:
+        return groups.expand(-1, cols)
+    return groups.repeat_interleave(group_size, dim=1)[:, :cols]
+
+
+def unpack_codes(codes: Tensor, cols: int, bits: int) -> Tensor:
+    """Canonical bytes -> signed codes, int8 `[rows, cols]`."""
+    shifts = torch.arange(0, 8, bits, device=codes.device, dtype=torch.uint8)
+    fields = (codes.unsqueeze(-1) >> shifts) & ((1 << bits) - 1)
+    return (fields.flatten(1)[:, :cols].to(torch.int16) - (1 << (bits - 1))).to(torch.int8)
+
+
+def pack_codes(q: Tensor, bits: int) -> Tensor:
+    """Signed codes -> canonical bytes, rows padded to 4 bytes with zero bits."""
+    fields = (q.to(torch.int16) + (1 << (bits - 1))).to(torch.uint8)
+    fields = torch.nn.functional.pad(fields, (0, -q.shape[1] % (32 // bits)))
+    shifts = torch.arange(0, 8, bits, device=q.device, dtype=torch.uint8)
+    fields = fields.unflatten(1, (fields.shape[1] * bits // 8, 8 // bits)) << shifts
+    return fields.sum(-1, dtype=torch.uint8)
+
+
+def zeros_of(scale: Tensor, zero_point: Tensor | None, bits: int) -> Tensor:
+    """The plain Z in float32, whatever the storage."""
+    if zero_point is None:
+        return torch.zeros_like(scale, dtype=torch.float32)
+    if zero_point.dtype == torch.uint8:
+        return zero_point.float() - (1 << (bits - 1))
+    return zero_point.float()
+
+
+def qparams(x: Tensor, bits: int, group_size: int, symmetric: bool) -> tuple[Tensor, Tensor | None]:
+    """Min-max scales and zero points of `x` `[rows, cols]`, by the formulas of Jacob et al. 2018 (arXiv 1712.05877)."""
+    size = max(x.shape[1], 1) if group_size == -1 else group_size
+    # a ragged last group is filled with 0, which its range contains anyway
+    grouped = torch.nn.functional.pad(x.double(), (0, -x.shape[1] % size)).unflatten(1, (-1, size))
+    lo, hi = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
+    qmin, qmax = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    exact = torch.maximum(-lo, hi) / qmax if symmetric else (hi - lo) / (qmax - qmin)
+    float32 = torch.finfo(torch.float32)
+    scale = torch.where(exact == 0, 1.0, exact.clamp(0, float32.max).float().clamp(float32.tiny))
+    if group_size != -1:
+        half, normal = scale.half(), torch.finfo(torch.float16)
+        if ((half >= normal.tiny) & (half <= normal.max)).all():
+            scale = half
+    if symmetric:
+        return scale, None
+    zero = (qmin - lo / scale.double()).round().clamp(qmin, qmax)
+    return scale, (zero - qmin).to(torch.uint8)
+
+
+def _steps(x: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, group_size: int) -> Tensor:
+    """`round(x / S) + Z` before clipping; a fractional Z is added before rounding."""
+    s = expand(scale.float(), x.shape[1], group_size)
+    z = expand(zeros_of(scale, zero_point, bits), x.shape[1], group_size)
+    if zero_point is not None and zero_point.dtype == torch.float16:
+        return (x.float() / s + z).round()
+    return (x.float() / s).round() + z
+
+
+def inside(x: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, group_size: int) -> Tensor:
+    """Whether an element's code came of rounding alone, without clipping."""
+    lowest = -(1 << (bits - 1)) + (zero_point is None)
+    steps = _steps(x, scale, zero_point, bits, group_size)
+    return (steps >= lowest) & (steps <= (1 << (bits - 1)) - 1)
+
+
+def quantize(x: Tensor, bits: int, group_size: int, symmetric: bool) -> QMatrix:
+    """`q = clip(round_half_even(x / S) + Z)` of `x` `[rows, cols]`; symmetric leaves the lowest code out."""
+    scale, zero = qparams(x, bits, group_size, symmetric)
+    lowest, highest = -(1 << (bits - 1)) + symmetric, (1 << (bits - 1)) - 1
+    q = _steps(x, scale, zero, bits, group_size).clamp(lowest, highest).to(torch.int8)
+    return QMatrix(pack_codes(q, bits), scale, zero, x.shape[1], bits, group_size)
+
+
+def dequantize_canonical(
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    cols: int,
+    bits: int,
+    group_size: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """`S * (q - Z)` in float32, rounded once to `dtype`."""
+    q = unpack_codes(codes, cols, bits).float()
+    z = expand(zeros_of(scale, zero_point, bits), cols, group_size)
+    return (expand(scale.float(), cols, group_size) * (q - z)).to(dtype)
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric int8 a row: `S = max|x| / 127`; a row of zeros gets 1, one with NaN or infinity gets NaN, codes 0."""
+    x = x.float()
+    most = x.abs().amax(-1) if x.shape[-1] else x.new_zeros(x.shape[:-1])
+    scale = torch.where(most == 0, 1.0, (most / 127).clamp(torch.finfo(torch.float32).tiny))
+    finite = x.isfinite().all(-1)
+    scale = torch.where(finite, scale, torch.nan)
+    q = (x / scale.unsqueeze(-1)).round().clamp(-127, 127).nan_to_num(0)
+    return q.to(torch.int8), scale
+
+
+def _integer_product(x: Tensor, w: QMatrix) -> Tensor:
+    """`Sa * sum over groups of Sw * (sum(a * q) - Z * sum(a))` in float64 from the integers, x `[m, k]`."""
+    a, row_scale = quantize_rows(x)
+    q = unpack_codes(w.codes, w.cols, w.bits).double()
+    z = expand(zeros_of(w.scale, w.zero_point, w.bits), w.cols, w.group_size).double()
+    weight = expand(w.scale, w.cols, w.group_size).double() * (q - z)
+    return row_scale.double().unsqueeze(-1) * (a.double() @ weight.T)
+
+
+def linear_canonical(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bias: Tensor | None,
+    in_features: int,
+    bits: int,
+    group_size: int,
+    integer: bool,
+) -> Tensor:
+    """x `[..., k]` -> `[..., n]` in both arithmetics; a row with NaN or infinity gives a row of NaN."""
+    rows = x.reshape(-1, in_features)
+    if integer:
+        out = _integer_product(rows, QMatrix(codes, scale, zero_point, in_features, bits, group_size))
+    else:
+        weight = dequantize_canonical(codes, scale, zero_point, in_features, bits, group_size, torch.float32)
+        out = rows.double() @ weight.double().T
+        out = torch.where(rows.isfinite().all(-1, keepdim=True), out, torch.nan)
+    if bias is not None:
+        out = out + bias.double()
+    return out.to(x.dtype).reshape(*x.shape[:-1], codes.shape[0])
+
+
+def linear_unfrozen(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    integer: bool,
+) -> Tensor:
+    """Quantize the weight `[n, k]` anew and multiply."""
+    codes, scale, zero, k, *_ = quantize(weight, bits, group_size, symmetric)
+    return linear_canonical(x, codes, scale, zero, bias, k, bits, group_size, integer)
+
+
+def embedding_canonical(
+    ids: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    dim: int,
+    bits: int,
+    group_size: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Rows `ids` of the dequantized weight, `[..., dim]`."""
+    flat = ids.reshape(-1)
+    zero = None if zero_point is None else zero_point[flat]
+    rows = dequantize_canonical(codes[flat], scale[flat], zero, dim, bits, group_size, dtype)
+    return rows.reshape(*ids.shape, dim)
+
+
+def fake_quantize(weight: Tensor, bits: int, group_size: int, symmetric: bool) -> Tensor:
+    """Quantize and dequantize, of weight's dtype."""
+    codes, scale, zero, cols, *_ = quantize(weight, bits, group_size, symmetric)
+    return dequantize_canonical(codes, scale, zero, cols, bits, group_size, weight.dtype)
+
+
+def inside_range(weight: Tensor, bits: int, group_size: int, symmetric: bool) -> Tensor:
+    """bool, of weight's shape: False where quantizing clips."""
+    scale, zero = qparams(weight, bits, group_size, symmetric)
+    return inside(weight, scale, zero, bits, group_size)

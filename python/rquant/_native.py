@@ -1,0 +1,271 @@
+"""The native module on numpy arrays and torch tensors: the only place that takes addresses.
+
+A matrix is 2-D, C-contiguous and in CPU memory. Results are of the framework that the input is of.
+"""
+
+import sys
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from . import _rquant
+from ._threads import get_num_threads
+
+Range = Literal["minmax", "absmax"] | tuple[float, float]
+Array = Any  # numpy.ndarray or torch.Tensor; torch may not be installed
+
+
+class QMatrix(NamedTuple):
+    """A canonical weight `[rows, cols]`.
+
+    `codes` uint8 `[rows, row bytes]`, offset 2**(bits - 1), least significant bits first, rows padded to 4 bytes.
+    `scale` float32 or float16 `[rows, groups]`. `zero_point` of the same shape: None (symmetric), uint8 (offset like
+    the codes) or float16 (plain Z). `group_size` is -1 for one group a row.
+    """
+
+    codes: Array
+    scale: Array
+    zero_point: Array | None
+    cols: int
+    bits: int
+    group_size: int
+
+
+class NotFinite(ValueError):
+    """NaN or infinity at flat index `index` of an input; who knows its name and shape says so."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"x: NaN or infinity at flat index {index}")
+        self.index = index
+
+    def named(self, name: str, shape: tuple[int, ...]) -> ValueError:
+        """The error for the user: `weight: expected finite numbers, got NaN or infinity at [3, 5]`."""
+        at = [int(i) for i in np.unravel_index(self.index, shape)]
+        return ValueError(f"{name}: expected finite numbers, got NaN or infinity at {at}")
+
+
+_FLOATS = {"float32": _rquant.FLOAT32, "float16": _rquant.FLOAT16, "bfloat16": _rquant.BFLOAT16}
+_known: dict[Any, int] = {}
+
+
+def _code(array: Array, argument: str) -> int:
+    """The native code of a float dtype, numpy's or torch's: one look-up after the first time."""
+    code = _known.get(array.dtype)
+    if code is None:
+        code = _FLOATS.get(str(array.dtype).removeprefix("torch."))
+        if code is None:
+            raise ValueError(f"{argument}: expected dtype float32, float16 or bfloat16, got {array.dtype}")
+        _known[array.dtype] = code
+    return code
+
+
+def _address(array: Array, argument: str) -> int:
+    if isinstance(array, np.ndarray):
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{argument}: expected a C-contiguous array, got strides {array.strides}")
+        return int(array.__array_interface__["data"][0])
+    if not array.is_contiguous() or not array.is_cpu:
+        raise ValueError(
+            f"{argument}: expected a contiguous CPU tensor, got {array.device} with strides {array.stride()}"
+        )
+    return array.data_ptr()  # type: ignore[no-any-return]
+
+
+def _typed(array: Array, argument: str, dtype: str, size: int | None = None) -> int:
+    """Address of `array`, once its dtype and number of elements are what the native side will read."""
+    if str(array.dtype).removeprefix("torch.") != dtype:
+        raise ValueError(f"{argument}: expected dtype {dtype}, got {array.dtype}")
+    count = int(np.prod(array.shape))
+    if size is not None and count != size:
+        raise ValueError(f"{argument}: expected {size} elements, got {count} (shape {tuple(array.shape)})")
+    return _address(array, argument)
+
+
+def _empty(like: Array, shape: tuple[int, ...], dtype: str) -> Array:
+    if isinstance(like, np.ndarray):
+        return np.empty(shape, dtype)
+    torch = sys.modules["torch"]
+    return torch.empty(shape, dtype=getattr(torch, dtype))
+
+
+def _group(cols: int, group_size: int) -> int:
+    return max(cols, 1) if group_size == -1 else group_size
+
+
+def _floats(x: Array, argument: str) -> tuple[int, int, int, int]:
+    if len(x.shape) != 2:
+        raise ValueError(f"{argument}: expected 2 dimensions, got shape {tuple(x.shape)}")
+    return _address(x, argument), _code(x, argument), x.shape[0], x.shape[1]
+
+
+def _stored(q: QMatrix) -> tuple[int, int, int, int, int, int, int, int, int]:
+    """The arguments that say what a canonical matrix is, from `codes` to `zp_kind`, each checked."""
+    rows, group = q.codes.shape[0], _group(q.cols, q.group_size)
+    count = rows * -(-q.cols // group)
+    codes = _typed(q.codes, "codes", "uint8", rows * _rquant.row_bytes(q.cols, q.bits))
+    scale_dtype = _code(q.scale, "scale")
+    scale = _typed(q.scale, "scale", "float32" if scale_dtype == _rquant.FLOAT32 else "float16", count)
+    zero, kind = 0, _rquant.ZP_NONE
+    if q.zero_point is not None:
+        integer = str(q.zero_point.dtype).endswith("uint8")
+        kind = _rquant.ZP_UINT8 if integer else _rquant.ZP_FLOAT16
+        zero = _typed(q.zero_point, "zero_point", "uint8" if integer else "float16", count)
+    return codes, rows, q.cols, q.bits, group, scale, scale_dtype, zero, kind
+
+
+def ranges(x: Array, group_size: int) -> tuple[Array, Array]:
+    """Float32 minimum and maximum `[rows, groups]` of each group of `x`, widened to contain 0. Raises NotFinite."""
+    address, dtype, rows, cols = _floats(x, "x")
+    group = _group(cols, group_size)
+    lo = _empty(x, (rows, -(-cols // group)), "float32")
+    hi = _empty(x, (rows, -(-cols // group)), "float32")
+    at = (_address(lo, "lo"), _address(hi, "hi"))
+    bad = _rquant.ranges(address, dtype, rows, cols, group, *at, get_num_threads())
+    if bad >= 0:
+        raise NotFinite(bad)
+    return lo, hi
+
+
+def qparams(lo: Array, hi: Array, bits: int, symmetric: bool, half: bool) -> tuple[Array, Array | None]:
+    """Scales and zero points (None if symmetric) of ranges; float16 scales if `half` and all of them are normal there."""
+    count = int(np.prod(lo.shape))
+    scale = _empty(lo, tuple(lo.shape), "float32")
+    zero = None if symmetric else _empty(lo, tuple(lo.shape), "uint8")
+    ends = _typed(lo, "lo", "float32"), _typed(hi, "hi", "float32", count)
+    zero_at = 0 if zero is None else _address(zero, "zero_point")
+    if _rquant.qparams(*ends, count, bits, symmetric, half, _address(scale, "scale"), zero_at):
+        narrow = _empty(scale, tuple(lo.shape), "float16")
+        narrow[...] = scale
+        scale = narrow
+    return scale, zero
+
+
+def encode(x: Array, scale: Array, zero_point: Array | None, bits: int, group_size: int) -> QMatrix:
+    """Codes of `x` under given scales and zero points. Raises NotFinite."""
+    address, dtype, rows, cols = _floats(x, "x")
+    codes = _empty(x, (rows, _rquant.row_bytes(cols, bits)), "uint8")
+    q = QMatrix(codes, scale, zero_point, cols, bits, group_size)
+    at, *shape_and_scales = _stored(q)
+    _rquant.encode(address, dtype, *shape_and_scales, at, get_num_threads())
+    return q
+
+
+def quantize(x: Array, bits: int, group_size: int, symmetric: bool, range: Range = "minmax") -> QMatrix:
+    """Ranges, scales, codes of `x`. `range`: "minmax", "absmax" ([-a, a] of each group) or one (lo, hi) for all."""
+    lo, hi = ranges(x, group_size)
+    if range == "absmax":
+        hi[...] = _maximum(-lo, hi)
+        lo[...] = -hi
+    elif isinstance(range, tuple):
+        if len(range) != 2 or not -np.inf < range[0] <= range[1] < np.inf:
+            raise ValueError(f"range: expected finite (lo, hi) with lo <= hi, got {range}")
+        lo[...], hi[...] = min(range[0], 0.0), max(range[1], 0.0)
+    elif range != "minmax":
+        raise ValueError(f"range: expected 'minmax', 'absmax' or (lo, hi), got {range!r}")
+    scale, zero = qparams(lo, hi, bits, symmetric, half=group_size != -1)
+    return encode(x, scale, zero, bits, group_size)
+
+
+def _maximum(a: Array, b: Array) -> Array:
+    return np.maximum(a, b) if isinstance(a, np.ndarray) else a.maximum(b)
+
+
+def dequantize(q: QMatrix, out: Array) -> Array:
+    """`S * (q - Z)` into `out`, `[rows, cols]` of float32, float16 or bfloat16; returns it."""
+    address, dtype, rows, cols = _floats(out, "out")
+    if (rows, cols) != (q.codes.shape[0], q.cols):
+        raise ValueError(f"out: expected shape {(q.codes.shape[0], q.cols)}, got {(rows, cols)}")
+    _rquant.dequantize(*_stored(q), address, dtype, get_num_threads())
+    return out
+
+
+def pack_codes(codes: Array, bits: int) -> Array:
+    """int8 codes `[rows, cols]` to canonical bytes. Raises for a code out of the type's range."""
+    rows, cols = codes.shape
+    out = _empty(codes, (rows, _rquant.row_bytes(cols, bits)), "uint8")
+    _rquant.pack_codes(_typed(codes, "codes", "int8"), rows, cols, bits, _address(out, "out"))
+    return out
+
+
+def unpack_codes(q: QMatrix) -> Array:
+    """The signed codes, int8 `[rows, cols]`."""
+    rows = q.codes.shape[0]
+    out = _empty(q.codes, (rows, q.cols), "int8")
+    codes = _typed(q.codes, "codes", "uint8", rows * _rquant.row_bytes(q.cols, q.bits))
+    _rquant.unpack_codes(codes, rows, q.cols, q.bits, _address(out, "out"))
+    return out
+
+
+def pack(q: QMatrix, panels: Array | None = None) -> Array:
+    """This machine's panels, uint8 `[length]`; written into `panels` where that has the right length."""
+    codes, n, k, bits, group, scale, scale_dtype, zero, kind = _stored(q)
+    length = _rquant.packed_len(n, k, bits, group, scale_dtype, kind)
+    if panels is None or panels.shape != (length,):
+        panels = _empty(q.codes, (length,), "uint8")
+    at = _typed(panels, "panels", "uint8")
+    _rquant.pack(codes, n, k, bits, group, scale, scale_dtype, zero, kind, at, length, get_num_threads())
+    return panels
+
+
+def unpack(panels: Array) -> QMatrix:
+    """The exact inverse of `pack`, for panels of any machine."""
+    at, length = _typed(panels, "panels", "uint8"), panels.shape[0]
+    n, k, bits, group, scale_dtype, kind, _ = _rquant.packed_info(at, length)
+    shape = (n, -(-k // group))
+    codes = _empty(panels, (n, _rquant.row_bytes(k, bits)), "uint8")
+    scale = _empty(panels, shape, "float32" if scale_dtype == _rquant.FLOAT32 else "float16")
+    zero, zero_at = None, 0
+    if kind != _rquant.ZP_NONE:
+        zero = _empty(panels, shape, "uint8" if kind == _rquant.ZP_UINT8 else "float16")
+        zero_at = _address(zero, "zero_point")
+    _rquant.unpack(at, length, _address(codes, "codes"), _address(scale, "scale"), zero_at, get_num_threads())
+    return QMatrix(codes, scale, zero, k, bits, group)
+
+
+def is_native(panels: Array) -> bool:
+    """Whether this machine's kernel reads these panels as they are."""
+    return _rquant.packed_is_native(_typed(panels, "panels", "uint8"), panels.shape[0])
+
+
+def linear(
+    x: Array, panels: Array, bias: Array | None, out: Array, m: int, k: int, n: int, integer: bool
+) -> None:
+    """`out[m, n] = x[m, k] @ dequantize(W).T + bias`; `out` has x's dtype."""
+    bias_at = bias_dtype = 0
+    if bias is not None:
+        if bias.shape[0] != n:
+            raise ValueError(f"bias: expected {n} elements, got {bias.shape[0]}")
+        bias_at, bias_dtype = _address(bias, "bias"), _code(bias, "bias")
+    _rquant.linear(
+        _address(x, "x"), _code(x, "x"), m, k, _address(panels, "panels"), panels.shape[0],
+        bias_at, bias_dtype, _address(out, "out"), n, integer, get_num_threads(),
+    )  # fmt: skip
+
+
+def gemm_i32(a: Array, panels: Array, n: int) -> Array:
+    """Exact int32 `[m, n]` of int8 `a` `[m, k]` and the bare codes."""
+    m, k = a.shape
+    out = _empty(a, (m, n), "int32")
+    at = _typed(panels, "panels", "uint8")
+    _rquant.gemm_i32(
+        _typed(a, "a", "int8"), m, k, at, panels.shape[0], _address(out, "out"), n, get_num_threads()
+    )
+    return out
+
+
+def gather_rows(panels: Array, ids: Array, out: Array) -> None:
+    """Row `ids[i]` (int64) of the dequantized weight into `out[i]`."""
+    at = _typed(panels, "panels", "uint8")
+    count = int(np.prod(ids.shape))
+    _rquant.gather_rows(
+        at, panels.shape[0], _typed(ids, "ids", "int64"), count, _address(out, "out"), _code(out, "out"),
+        get_num_threads(),
+    )  # fmt: skip
+
+
+def quantize_rows(x: Array) -> tuple[Array, Array]:
+    """Dynamic activation quantization: int8 `[m, k]` and one float32 scale a row, `[m]`."""
+    address, dtype, m, k = _floats(x, "x")
+    q, scale = _empty(x, (m, k), "int8"), _empty(x, (m,), "float32")
+    _rquant.quantize_rows(address, dtype, m, k, _address(q, "q"), _address(scale, "scale"), get_num_threads())
+    return q, scale

@@ -1,0 +1,117 @@
+"""The `rquant::` ops: schema, kernel and fake of each, once.
+
+`Library.define` and `impl` cost a third of a `custom_op` per call. None has an autograd kernel, which would cost more
+than the op: `_autograd` calls these with gradients where they are wanted.
+"""
+
+import torch
+from torch import Tensor
+from torch.library import Library, register_fake
+
+from ._backends import cpu, reference
+
+_WEIGHT = "Tensor codes, Tensor scale, Tensor? zero_point"
+_library = Library("rquant", "DEF")
+
+
+def _define(name: str, schema: str, shape, *, on_cpu=None, elsewhere=None) -> None:  # type: ignore[no-untyped-def]
+    """One op: `shape` is its fake, `on_cpu` its CPU kernel, `elsewhere` that of any other device."""
+    _library.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
+    if on_cpu is not None:
+        _library.impl(name, on_cpu, "CPU")
+    if elsewhere is not None:
+        _library.impl(name, elsewhere, "CompositeExplicitAutograd")
+    register_fake(f"rquant::{name}", shape, lib=_library)
+
+
+def _elsewhere(x: Tensor, panels: Tensor, *_: object) -> Tensor:
+    raise ValueError(f"x: expected a tensor on {panels.device}, where the weight is, got {x.device}")
+
+
+_define(
+    "linear",
+    "(Tensor x, Tensor panels, Tensor? bias, int in_features, int out_features, bool integer) -> Tensor",
+    lambda x, panels, bias, k, n, integer: x.new_empty((*x.shape[:-1], n)),
+    on_cpu=cpu.linear,
+    elsewhere=_elsewhere,
+)
+_define(
+    "linear_canonical",
+    f"(Tensor x, {_WEIGHT}, Tensor? bias, int in_features, int bits, int group_size, bool integer) -> Tensor",
+    lambda x, codes, *_: x.new_empty((*x.shape[:-1], codes.shape[0])),
+    on_cpu=cpu.linear_canonical,
+    elsewhere=reference.linear_canonical,
+)
+_define(
+    "linear_unfrozen",
+    "(Tensor x, Tensor weight, Tensor? bias, int bits, int group_size, bool symmetric, bool integer) -> Tensor",
+    lambda x, weight, *_: x.new_empty((*x.shape[:-1], weight.shape[0])),
+    on_cpu=cpu.linear_unfrozen,
+    elsewhere=reference.linear_unfrozen,
+)
+_define(
+    "embedding",
+    "(Tensor ids, Tensor panels, int dim, ScalarType dtype) -> Tensor",
+    lambda ids, panels, dim, dtype: ids.new_empty((*ids.shape, dim), dtype=dtype),
+    on_cpu=cpu.embedding,
+    elsewhere=_elsewhere,
+)
+_define(
+    "embedding_canonical",
+    f"(Tensor ids, {_WEIGHT}, int dim, int bits, int group_size, ScalarType dtype) -> Tensor",
+    lambda ids, codes, scale, zero, dim, bits, group, dtype: ids.new_empty((*ids.shape, dim), dtype=dtype),
+    elsewhere=reference.embedding_canonical,
+)
+_define(
+    "gemm_i32",
+    "(Tensor a, Tensor panels, int out_features) -> Tensor",
+    lambda a, panels, n: a.new_empty((a.shape[0], n), dtype=torch.int32),
+    on_cpu=cpu.gemm_i32,
+    elsewhere=_elsewhere,
+)
+_define(
+    "dequantize",
+    "(Tensor panels, int n, int k, ScalarType dtype) -> Tensor",
+    lambda panels, n, k, dtype: panels.new_empty((n, k), dtype=dtype),
+    on_cpu=cpu.dequantize,
+)
+_define(
+    "dequantize_canonical",
+    f"({_WEIGHT}, int cols, int bits, int group_size, ScalarType dtype) -> Tensor",
+    lambda codes, scale, zero, cols, bits, group, dtype: codes.new_empty((codes.shape[0], cols), dtype=dtype),
+    on_cpu=cpu.dequantize_canonical,
+    elsewhere=reference.dequantize_canonical,
+)
+_define(
+    "fake_quantize",
+    "(Tensor weight, int bits, int group_size, bool symmetric) -> Tensor",
+    lambda weight, *_: torch.empty_like(weight, memory_format=torch.contiguous_format),
+    on_cpu=cpu.fake_quantize,
+    elsewhere=reference.fake_quantize,
+)
+_define(
+    "inside_range",
+    "(Tensor weight, int bits, int group_size, bool symmetric) -> Tensor",
+    lambda weight, *_: weight.new_empty(weight.shape, dtype=torch.bool),
+    on_cpu=cpu.inside_range,
+    elsewhere=reference.inside_range,
+)
+_define(
+    "quantize_rows",
+    "(Tensor x) -> (Tensor, Tensor)",
+    lambda x: (x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x.shape[:-1], dtype=torch.float32)),
+    on_cpu=cpu.quantize_rows,
+    elsewhere=reference.quantize_rows,
+)
+
+linear = torch.ops.rquant.linear.default
+linear_canonical = torch.ops.rquant.linear_canonical.default
+linear_unfrozen = torch.ops.rquant.linear_unfrozen.default
+embedding = torch.ops.rquant.embedding.default
+embedding_canonical = torch.ops.rquant.embedding_canonical.default
+gemm_i32 = torch.ops.rquant.gemm_i32.default
+dequantize = torch.ops.rquant.dequantize.default
+dequantize_canonical = torch.ops.rquant.dequantize_canonical.default
+fake_quantize = torch.ops.rquant.fake_quantize.default
+inside_range = torch.ops.rquant.inside_range.default
+quantize_rows = torch.ops.rquant.quantize_rows.default

@@ -1,0 +1,48 @@
+"""How many threads a call may use: `set_num_threads`, else RQUANT_NUM_THREADS, else torch's number, else the cores."""
+
+import multiprocessing
+import os
+import sys
+
+from . import _rquant
+
+_chosen: int | None = None
+# A worker shares the cores with its siblings: torch's DataLoader gives it one torch thread, and we follow.
+_worker = multiprocessing.parent_process() is not None
+
+
+def _positive(value: object, argument: str) -> int:
+    try:
+        number = int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise ValueError(f"{argument}: expected an integer >= 1, got {value!r}")
+    return number
+
+
+def set_num_threads(n: int) -> None:
+    """Let each call of rquant use up to `n` threads in this process. Raises ValueError unless n >= 1."""
+    global _chosen
+    _chosen = _positive(n, "n")
+
+
+def get_num_threads() -> int:
+    """The threads that the next call may use."""
+    torch = sys.modules.get("torch")
+    # while torch is still being imported it has no get_num_threads yet
+    ask_torch = getattr(torch, "get_num_threads", None)
+    if _chosen is None:
+        return ask_torch() if ask_torch else _rquant.default_threads()
+    return min(_chosen, ask_torch()) if _worker and ask_torch else _chosen
+
+
+def _after_fork() -> None:
+    global _worker
+    _worker = True
+
+
+if "RQUANT_NUM_THREADS" in os.environ:
+    _chosen = _positive(os.environ["RQUANT_NUM_THREADS"], "RQUANT_NUM_THREADS")
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

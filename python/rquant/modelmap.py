@@ -1,0 +1,184 @@
+"""A quantized model as a description in JSON types, and the model rebuilt from it and its tensors.
+
+`describe` tells what the float skeleton lacks: which modules are quantized and how, and which names are one tensor.
+`rebuild` makes that model of a skeleton, which may be on the meta device.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._native import NotFinite, ranges
+from .nn import Embedding, Linear, PackedWeight, storage
+from .scheme import Scheme
+
+_CLASSES: dict[str, Any] = {"Linear": Linear, "Embedding": Embedding}
+Config = dict[str, Any]
+
+
+def join(prefix: str, name: str) -> str:
+    """`prefix.name`; the root's prefix is empty."""
+    return f"{prefix}.{name}" if prefix else name
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
+    """(name, tensor, owner) of every parameter and buffer at each of its names; not what a frozen layer holds."""
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        own = PackedWeight.OWN if isinstance(module, PackedWeight) else ()
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None and name not in own:
+                yield join(prefix, name), tensor, module
+
+
+def is_persistent(name: str, owner: nn.Module) -> bool:
+    """Whether `owner`'s state dict has the tensor of this full name."""
+    return name.rpartition(".")[2] not in owner._non_persistent_buffers_set
+
+
+def frozen_layers(model: nn.Module) -> dict[str, PackedWeight]:
+    """Frozen layers at each of their names."""
+    modules = model.named_modules(remove_duplicate=False)
+    return {name: m for name, m in modules if isinstance(m, PackedWeight) and m.frozen}
+
+
+def describe(model: nn.Module) -> Config:
+    """`modules` (name -> class, scheme, activations, dtype) and `ties` (names of one tensor, the stored one first)."""
+    modules: Config = {}
+    same: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            raise ValueError(f"{name}: expected a state of tensors, got a module with get_extra_state")
+        if isinstance(module, PackedWeight):
+            activations = getattr(module, "activations", None)
+            modules[name] = {
+                "class": type(module).__name__,
+                **module.scheme.to_dict(),
+                "activations": activations and activations.name,
+                "dtype": str(module.compute_like.dtype).removeprefix("torch."),
+            }
+    for name, layer in frozen_layers(model).items():
+        same.setdefault(id(next(iter(layer.held.values()))), []).append(join(name, "weight"))
+    for name, tensor, _ in named_tensors(model):
+        same.setdefault(id(tensor), []).append(name)
+    return {"modules": modules, "ties": [names for names in same.values() if len(names) > 1]}
+
+
+@dataclass
+class Source:
+    """Where tensors come from: their shapes by name, `get` a view of one, and `label` to begin errors with."""
+
+    shapes: dict[str, tuple[int, ...]]
+    get: Callable[[str], Tensor]
+    label: str = ""
+    device: torch.device | None = None
+
+    def error(self, message: object) -> ValueError:
+        """One line that says where and what."""
+        return ValueError(f"{self.label}{message}")
+
+    def copy(self, name: str, finite: bool) -> Tensor:
+        """The tensor in memory of its own, on `device`. With `finite`, ValueError for NaN or infinity."""
+        view = self.get(name)
+        if finite and view.dtype in (torch.float32, torch.float16, torch.bfloat16) and view.numel():
+            try:
+                ranges(view.cpu().reshape(1, -1), -1)
+            except NotFinite as bad:
+                raise self.error(bad.named(name, view.shape)) from None
+        return view.to(self.device or view.device, copy=True)
+
+
+def rebuild(model: nn.Module, config: Config, source: Source) -> None:
+    """Give `model` the modules and tensors of the described one; every tensor must be there and none be left over.
+
+    Raises ValueError that names the first tensor or module that does not fit; the model is then half changed.
+    """
+    first = {name: names[0] for names in config["ties"] for name in names}
+    _replace_modules(model, config, first, source)
+    slots = list(named_tensors(model))
+    layers = frozen_layers(model)
+    stored_in = {
+        name: first.get(join(name, "weight"), join(name, "weight"))[: -len(".weight")] for name in layers
+    }
+    wanted = {first.get(name, name) for name, _, _ in slots}
+    wanted |= {join(stored_in[name], part) for name, layer in layers.items() for part in layer.stored_names()}
+    _check_names(
+        wanted, {*first, *(join(name, part) for name in layers for part in storage.CANONICAL)}, source
+    )
+    made: dict[str, Tensor] = {}
+    for name, tensor, owner in slots:
+        stored, key = first.get(name, name), name.rpartition(".")[2]
+        if source.shapes[stored] != tensor.shape:
+            raise source.error(f"{stored}: expected shape {tuple(tensor.shape)}, got {source.shapes[stored]}")
+        parameter = isinstance(tensor, nn.Parameter)
+        if stored not in made:  # masks, which are buffers, may hold infinities
+            made[stored] = source.copy(stored, finite=parameter)
+            if parameter:
+                made[stored] = nn.Parameter(made[stored], tensor.requires_grad)
+        (owner._parameters if parameter else owner._buffers)[key] = made[stored]  # type: ignore[index]
+    held: dict[str, tuple[storage.Held, Tensor]] = {}
+    for name, layer in layers.items():
+        origin = stored_in[name]
+        if origin not in held:
+            held[origin] = _read_packed(origin, layer, source)
+        layer.hold(*held[origin])
+
+
+def _read_packed(name: str, layer: PackedWeight, source: Source) -> tuple[storage.Held, Tensor]:
+    parts = {part: source.get(join(name, part)) for part in layer.stored_names()}
+    try:
+        q = storage.checked(parts, join(name, ""), layer.weight_shape, layer.scheme)
+    except ValueError as error:
+        raise source.error(error) from None
+    device = source.device or q.codes.device
+    return storage.hold(q, device), layer.compute_like.new_empty(0, device=device)
+
+
+def _replace_modules(model: nn.Module, config: Config, first: dict[str, str], source: Source) -> None:
+    made: dict[int, PackedWeight] = {}
+    for name, entry in config["modules"].items():
+        try:
+            module = model.get_submodule(name)
+        except AttributeError:
+            raise source.error(
+                f"module {name!r}: expected in the model, which has none of that name"
+            ) from None
+        if not name:
+            raise source.error("model: expected a module that contains layers, got a single layer")
+        packed = first.get(join(name, "weight"), join(name, "weight")) + "_packed" in source.shapes
+        if id(module) not in made:
+            try:
+                layer = _layer(module, entry, packed)
+            except (TypeError, ValueError) as error:
+                raise source.error(f"module {name!r}: {error}") from None
+            made[id(module)] = made[id(layer)] = layer
+        model.set_submodule(name, made[id(module)])
+
+
+def _layer(module: nn.Module, entry: Config, packed: bool) -> PackedWeight:
+    """A layer of the described kind in place of `module`, its weight on meta."""
+    cls, dtype = _CLASSES.get(entry["class"]), getattr(torch, entry["dtype"], None)
+    if cls is None or not isinstance(dtype, torch.dtype):
+        raise ValueError(f"expected a known class and dtype, got {entry['class']!r}, {entry['dtype']!r}")
+    scheme = Scheme.from_dict(entry)
+    layer: PackedWeight = cls.wrap(module, scheme, entry["activations"])
+    meta = torch.empty(layer.weight_shape, dtype=dtype, device="meta")
+    layer._parameters["weight"] = nn.Parameter(meta)
+    if packed:
+        layer.hold(storage.hold(storage.empty(layer.weight_shape, scheme), meta.device), like=meta)
+    layer.take_place_of(module)
+    return layer
+
+
+def _check_names(wanted: set[str], known: set[str], source: Source) -> None:
+    """`known`: further names that a tied tensor may be given under."""
+    missing = sorted(wanted - source.shapes.keys())
+    extra = sorted(source.shapes.keys() - wanted - known)
+    if missing:
+        raise source.error(
+            f"{missing[0]}: missing" + (f", and {len(missing) - 1} more" if missing[1:] else "")
+        )
+    if extra:
+        raise source.error(f"{extra[0]}: unexpected" + (f", and {len(extra) - 1} more" if extra[1:] else ""))

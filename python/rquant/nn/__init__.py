@@ -1,0 +1,7 @@
+"""Quantized modules."""
+
+from .embedding import Embedding
+from .linear import Linear
+from .packed_weight import PackedWeight
+
+__all__ = ["Embedding", "Linear", "PackedWeight"]

@@ -1,0 +1,89 @@
+"""An embedding with a quantized weight."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _autograd, _ops
+from ..qtypes import QType, qint8
+from ..scheme import Scheme
+from . import storage
+from .packed_weight import PackedWeight, float_weight
+
+
+class Embedding(PackedWeight, nn.Embedding):
+    """`nn.Embedding` with weight `[num_embeddings, embedding_dim]` in int8, int4 or int2, each row dequantized when read.
+
+    Made by `from_float` or `rquant.quantize`; tied to a `Linear` it reads its rows out of the shared weight. The output
+    has the compute dtype, which follows `.to(dtype)`.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        weights: QType | str = qint8,
+        group_size: int | None = None,
+        symmetric: bool | None = None,
+    ) -> None:
+        scheme = Scheme.resolve(weights, group_size, symmetric)
+        super().__init__(num_embeddings, embedding_dim, padding_idx, device=device, dtype=dtype)
+        self._begin(scheme)
+
+    @classmethod
+    def from_float(
+        cls,
+        embedding: nn.Embedding,
+        weights: QType | str = qint8,
+        group_size: int | None = None,
+        symmetric: bool | None = None,
+    ) -> "Embedding":
+        """A frozen layer from an `nn.Embedding`, which stays as it is.
+
+        Raises TypeError for another module; ValueError for `max_norm`, which rewrites weights in forward, and for NaN
+        or infinity in the weight.
+        """
+        layer = cls.wrap(embedding, Scheme.resolve(weights, group_size, symmetric))
+        layer.freeze()
+        return layer
+
+    @classmethod
+    def wrap(cls, embedding: nn.Embedding, scheme: Scheme, activations: None = None) -> "Embedding":
+        """An unfrozen layer around the very Parameter of `embedding`."""
+        weight = float_weight(embedding)
+        if weight is None or not isinstance(embedding, nn.Embedding):
+            raise TypeError(f"embedding: expected nn.Embedding, got {type(embedding).__name__}")
+        if embedding.max_norm is not None:
+            raise ValueError(f"embedding: expected max_norm None, got {embedding.max_norm}")
+        n, k = weight.shape
+        layer = cls(n, k, embedding.padding_idx, "meta", weights=scheme.qtype)
+        layer._parameters["weight"] = weight
+        layer._begin(scheme)
+        layer.training = embedding.training
+        return layer
+
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        """`(num_embeddings, embedding_dim)`."""
+        return self.num_embeddings, self.embedding_dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Rows `input` (int64 or int32, any shape) of the weight, `[..., embedding_dim]`."""
+        weight = self._parameters.get("weight")
+        if weight is not None:
+            arguments = self._scheme_arguments()
+            if torch.is_grad_enabled() and weight.requires_grad:
+                rows = _autograd.FakeQuantize.apply(weight, arguments)
+            else:
+                rows = _ops.fake_quantize(weight, *arguments)
+            return nn.functional.embedding(input, rows, self.padding_idx)
+        ids, dtype = input.long(), self.compute_like.dtype
+        if storage.PANELS in self._buffers:
+            return _ops.embedding(ids, self._buffers[storage.PANELS], self.embedding_dim, dtype)  # type: ignore[no-any-return]
+        codes, scale, zero, *sizes = self.canonical()
+        return _ops.embedding_canonical(ids, codes, scale, zero, *sizes, dtype)  # type: ignore[no-any-return]

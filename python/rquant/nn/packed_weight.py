@@ -1,0 +1,195 @@
+"""What quantized modules share: one weight `[n, k]`, first float and trainable, then frozen.
+
+Frozen, it is held as `storage` says, in non-persistent buffers; `state_dict` and `load_state_dict` speak canonical.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _ops
+from .._native import NotFinite, QMatrix
+from ..scheme import Scheme
+from . import storage
+from .weight_view import WeightView
+
+_LIKE = "_compute_like"
+
+
+class PackedWeight(nn.Module):
+    """Mixin before a torch module that has a Parameter `weight` of 2 dimensions."""
+
+    scheme: Scheme
+    OWN = (_LIKE, *storage.NAMES)
+    """Names of buffers that are how a layer works, not what it is."""
+
+    def _begin(self, scheme: Scheme) -> None:
+        """Called once the module has its float weight."""
+        self.scheme = scheme
+        # No elements: they follow `.to()` and `.half()` and tell the compute dtype and device of a frozen layer.
+        self.register_buffer(_LIKE, self._parameters["weight"].new_empty(0), persistent=False)  # type: ignore[union-attr]
+
+    def take_place_of(self, module: nn.Module) -> None:
+        """Take over the hooks (the very dicts, so that their handles still remove them) and the mode."""
+        self.training = module.training
+        for name in nn.Module().__dict__:
+            if "hook" in name:
+                self.__dict__[name] = module.__dict__[name]
+
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        """`(n, k)`: rows are output features, or embeddings."""
+        raise NotImplementedError
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the weight is integers by now."""
+        return "weight" not in self._parameters
+
+    @property
+    def compute_like(self) -> Tensor:
+        """A tensor without elements, of the compute dtype and device."""
+        return self._buffers[_LIKE]  # type: ignore[return-value]
+
+    def freeze(self) -> None:
+        """Replace the float weight by packed integers; twice is once. Raises ValueError for NaN or infinity."""
+        weight = self._parameters.get("weight")
+        if weight is None:
+            return
+        try:
+            q = (
+                storage.empty(self.weight_shape, self.scheme)
+                if weight.is_meta
+                else storage.quantize(weight, self.scheme)
+            )
+        except NotFinite as bad:
+            raise bad.named("weight", weight.shape) from None
+        self.hold(storage.hold(q, weight.device), like=weight)
+
+    @property
+    def held(self) -> storage.Held:
+        """The tensors that are the frozen weight."""
+        return {name: self._buffers[name] for name in storage.NAMES if name in self._buffers}  # type: ignore[misc]
+
+    def hold(self, held: storage.Held, like: Tensor | None = None) -> None:
+        """Freeze to these very tensors, as a tied layer does with its partner's; computes as `like` does."""
+        self._parameters.pop("weight", None)
+        if like is not None:
+            self._buffers[_LIKE] = like.detach().new_empty(0)
+        for name in storage.NAMES:
+            self._buffers.pop(name, None)
+        self._buffers.update(held)
+        self._non_persistent_buffers_set.update(held)
+
+    def canonical(self) -> QMatrix:
+        """The frozen weight in canonical form; unpacked anew on CPU."""
+        return storage.canonical(self.held, self.weight_shape[1], self.scheme)
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The weight `[n, k]` that the layer computes with, in float; by default of the compute dtype."""
+        dtype = dtype or self.compute_like.dtype
+        if self.frozen:
+            return storage.dequantize(self.held, self.weight_shape, self.scheme, dtype)
+        return _ops.fake_quantize(self._parameters["weight"], *self._scheme_arguments()).to(dtype)  # type: ignore[no-any-return]
+
+    def _scheme_arguments(self) -> tuple[int, int, bool]:
+        return self.scheme.bits, self.scheme.group_size, self.scheme.symmetric
+
+    def _shows_view(self, name: str) -> bool:
+        # while torch's __init__ still runs there is neither weight nor buffer, and the name must look free
+        return name == "weight" and _LIKE in self.__dict__.get("_buffers", ()) and self.frozen
+
+    def __getattr__(self, name: str) -> Any:
+        return WeightView(self) if self._shows_view(name) else super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not self._shows_view(name):
+            super().__setattr__(name, value)
+        elif isinstance(value, WeightView) and value.layer.weight_shape == self.weight_shape:
+            self.scheme = value.layer.scheme
+            self.hold(value.layer.held)
+        else:
+            raise AttributeError(
+                "weight: frozen; load a state dict, or tie it to a frozen weight of its shape"
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedWeight":
+        held = self.held
+        for name in held:
+            del self._buffers[name]
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            self._buffers.update(held)
+        device = self.compute_like.device
+        if any(tensor.device != device for tensor in held.values()):
+            self.hold(storage.convert(held, self.weight_shape[1], self.scheme, device))
+        elif held:  # the memory may change (share_memory, to_empty), the dtype never
+            self.hold({n: new if (new := fn(t)).dtype == t.dtype else t for n, t in held.items()})
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.frozen:  # unpickled, perhaps on another machine
+            self.hold(storage.repacked(self.held, self.weight_shape[1], self.scheme))
+
+    def stored_names(self) -> tuple[str, ...]:
+        """State dict names of the frozen weight."""
+        return storage.CANONICAL[: 2 if self.scheme.symmetric else 3]
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.frozen:
+            pairs = zip(storage.CANONICAL, self.canonical()[:3], strict=True)
+            destination.update({prefix + name: tensor for name, tensor in pairs if tensor is not None})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """As torch's. Packed tensors freeze a layer that is not frozen yet; a bad one is an error that names it."""
+        names = self.stored_names()
+        given = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
+        missing: list[str] = []
+        unexpected: list[str] = []
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs
+        )
+        unexpected_keys += [key for key in unexpected if key.removeprefix(prefix) not in given]
+        if not self.frozen and not given:
+            missing_keys += missing
+            return
+        missing_keys += [key for key in missing if key != prefix + "weight"]
+        missing_keys += [prefix + name for name in names if name not in given]
+        if len(given) < len(names):
+            return
+        try:
+            q = storage.checked(given, prefix, self.weight_shape, self.scheme)
+        except ValueError as error:
+            error_msgs.append(str(error))
+            return
+        like = self.compute_like
+        if local_metadata.get("assign_to_params_buffers"):
+            like = like.new_empty(0, device=q.codes.device)
+        elif like.is_meta:
+            return  # as torch does: copying into a meta tensor changes nothing
+        self.hold(storage.hold(q, like.device, self._buffers.get(storage.PANELS)), like)
+
+    def extra_repr(self) -> str:
+        """Torch's, and the scheme."""
+        return f"{super().extra_repr()}, {self.scheme}{'' if self.frozen else ', unfrozen'}"
+
+
+def float_weight(module: nn.Module) -> nn.Parameter | None:
+    """The Parameter `weight` of a module; one without values, on meta, for a frozen layer."""
+    if isinstance(module, PackedWeight) and module.frozen:
+        return nn.Parameter(torch.empty(module.weight_shape, dtype=module.compute_like.dtype, device="meta"))
+    return module._parameters.get("weight")

@@ -1,0 +1,50 @@
+"""The storage types of weights and activations."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class QType:
+    """What one element is stored as. Integer codes q lie in `[qmin, qmax]`; symmetric quantization leaves qmin out."""
+
+    name: str
+    bits: int
+    is_floating_point: bool = False
+
+    @property
+    def qmin(self) -> int:
+        """The lowest code, -2**(bits - 1)."""
+        return -(1 << (self.bits - 1))
+
+    @property
+    def qmax(self) -> int:
+        """The highest code, 2**(bits - 1) - 1."""
+        return (1 << (self.bits - 1)) - 1
+
+    def __repr__(self) -> str:
+        return f"rquant.{self.name}"
+
+
+qint2 = QType("qint2", 2)
+qint4 = QType("qint4", 4)
+qint8 = QType("qint8", 8)
+qfloat8_e4m3fn = QType("qfloat8_e4m3fn", 8, is_floating_point=True)
+qfloat8_e5m2 = QType("qfloat8_e5m2", 8, is_floating_point=True)
+qfloat8 = qfloat8_e4m3fn
+
+INTEGERS = (qint2, qint4, qint8)
+_BY_NAME = {t.name: t for t in (*INTEGERS, qfloat8_e4m3fn, qfloat8_e5m2)} | {"qfloat8": qfloat8}
+
+
+def qtype_of(value: QType | str, argument: str, supported: tuple[QType, ...] = INTEGERS) -> QType:
+    """A type given as the object or by name, `"int4"` or `"qint4"`.
+
+    Raises ValueError for an unknown name, and for a type that `argument` does not take.
+    """
+    found = value
+    if isinstance(value, str):
+        found = _BY_NAME.get(value if value.startswith("q") else f"q{value}", value)
+    if found not in supported:
+        names = ", ".join(t.name for t in supported)
+        raise ValueError(f"{argument}: expected one of {names}, got {value!r}")
+    return found

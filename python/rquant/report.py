@@ -1,0 +1,141 @@
+"""What `rquant.quantize` did: which modules became integers, which stayed float and why, and the bytes of both."""
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from .nn import PackedWeight
+from .nn.linear import is_conv1d
+from .scheme import Scheme
+from .selection import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One module's own parameters. `scheme` is None for what stayed float; `note` says why, or what is special."""
+
+    name: str
+    type: str
+    scheme: str | None
+    note: str
+    params: int
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """`str()` is a table, in which rows that differ only in numbers of their names are one; `to_dict()` has them all."""
+
+    rows: list[Row]
+
+    @property
+    def quantized(self) -> list[Row]:
+        """Modules with an integer weight."""
+        return [row for row in self.rows if row.scheme is not None]
+
+    @property
+    def floating(self) -> list[Row]:
+        """Modules that stayed as they were."""
+        return [row for row in self.rows if row.scheme is None]
+
+    @property
+    def bytes_before(self) -> int:
+        """Bytes of all parameters before; tied ones count once."""
+        return sum(row.bytes_before for row in self.rows)
+
+    @property
+    def bytes_after(self) -> int:
+        """Bytes once frozen, in canonical form: codes, scales, zero points and what stayed float."""
+        return sum(row.bytes_after for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only."""
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+        }
+
+    def __str__(self) -> str:
+        merged: dict[tuple[Any, ...], list[Row]] = {}
+        for row in self.rows:
+            # notes name other modules (ties) and may hold numbers too
+            key = (
+                re.sub(r"\d+", "*", row.name),
+                row.type,
+                row.params,
+                row.scheme,
+                re.sub(r"\d+", "*", row.note),
+            )
+            merged.setdefault(key, []).append(row)
+        table = [("module", "type", "stored as", "bytes before", "after", "")]
+        for (name, type_, _, scheme, _), rows in merged.items():
+            count = f" x{len(rows)}" if len(rows) > 1 else ""
+            before, after = sum(row.bytes_before for row in rows), sum(row.bytes_after for row in rows)
+            shown = name + count if count else rows[0].name
+            table.append(
+                (shown or "(model)", type_, scheme or "float", f"{before:,}", f"{after:,}", rows[0].note)
+            )
+        before, after = self.bytes_before, self.bytes_after
+        table.append(("all", "", "", f"{before:,}", f"{after:,}", f"{before / max(after, 1):.2f}x smaller"))
+        width = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+        lines = []
+        for row in table:
+            cells = (
+                c.rjust(w) if i in (3, 4) else c.ljust(w)
+                for i, (c, w) in enumerate(zip(row, width, strict=True))
+            )
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
+
+
+def _stored_bytes(shape: tuple[int, ...], scheme: Scheme, wide: bool) -> int:
+    n, k = shape
+    a_scale = 4 if scheme.per_channel or wide else 2
+    a_zero = 0 if scheme.symmetric else 1 if scheme.zero_point_dtype == "uint8" else 2
+    return n * (-(-k * scheme.bits // 32) * 4 + scheme.groups(k) * (a_scale + a_zero))
+
+
+def rows_of(
+    model: nn.Module, targets: list[Target], wide: list[bool], kept: dict[str, str], scheme: Scheme
+) -> list[Row]:
+    """One row a module that owns parameters; what is shared counts where it comes first.
+
+    `wide[i]`: target i needs float32 scales. `kept`: reasons of what stays float. The model is not yet changed.
+    """
+    chosen = {name: (target, w) for target, w in zip(targets, wide, strict=True) for name, _ in target.users}
+    seen: set[int] = set()
+    rows = []
+    for name, module in model.named_modules():
+        own = {key: p for key, p in module._parameters.items() if p is not None}
+        new = {key: p for key, p in own.items() if id(p) not in seen}
+        seen.update(id(p) for p in own.values())
+        before = after = sum(p.nbytes for p in new.values())
+        if isinstance(module, PackedWeight):
+            before = after = before + (
+                module.frozen and sum(t.nbytes for t in module.canonical()[:3] if t is not None)
+            )
+        if not own and not isinstance(module, PackedWeight):
+            continue
+        notes, stored = [], None
+        if name in chosen:
+            target, is_wide = chosen[name]
+            stored = str(scheme)
+            if "weight" in new:
+                n, k = new["weight"].shape
+                shape = (k, n) if is_conv1d(module) else (n, k)
+                after += _stored_bytes(shape, scheme, is_wide) - new["weight"].nbytes
+            if is_wide:
+                notes.append("float32 scales: some are outside float16's normal range")
+            notes += [f"tied to {other}" for other, _ in target.users[:1] if other != name]
+        elif isinstance(module, PackedWeight):
+            stored = str(module.scheme)
+            notes.append("quantized before")
+        else:
+            notes.append(kept.get(name, "no quantized form"))
+        params = sum(p.numel() for p in new.values())
+        rows.append(Row(name, type(module).__name__, stored, "; ".join(notes), params, before, after))
+    return rows

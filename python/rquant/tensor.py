@@ -1,0 +1,155 @@
+"""One tensor: `quantize_tensor` and the `QTensor` it makes; absmax and zero-point, the two textbook schemes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import _native, _ops
+from ._native import NotFinite, QMatrix, Range
+from .qtypes import QType, qtype_of
+from .scheme import PER_CHANNEL, Scheme
+
+
+@dataclass(frozen=True, eq=False)
+class QTensor:
+    """A quantized tensor of `shape`: `x ≈ S * (q - Z)`.
+
+    Kept as a matrix: one row for each index of `axis`, or a single row if axis is None. `scale` and `zero_point` are
+    `[rows, groups]`.
+    """
+
+    matrix: QMatrix
+    scheme: Scheme
+    shape: torch.Size
+    axis: int | None
+
+    @property
+    def qtype(self) -> QType:
+        """The storage type."""
+        return self.scheme.qtype
+
+    @property
+    def scale(self) -> Tensor:
+        """S, float32 or float16 `[rows, groups]`."""
+        return self.matrix.scale  # type: ignore[no-any-return]
+
+    @property
+    def zero_point(self) -> Tensor:
+        """The plain Z of the formula, int8 `[rows, groups]`; zeros if symmetric."""
+        zero = self.matrix.zero_point
+        if zero is None:
+            return torch.zeros(self.scale.shape, dtype=torch.int8, device=self.scale.device)
+        return (zero.to(torch.int16) - (1 << (self.scheme.bits - 1))).to(torch.int8)  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        """Where codes, scales and zero points are."""
+        return self.matrix.codes.device  # type: ignore[no-any-return]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales and zero points."""
+        return sum(tensor.nbytes for tensor in self.matrix[:3] if tensor is not None)
+
+    def int_repr(self) -> Tensor:
+        """The signed codes, int8 of `shape`."""
+        q = QMatrix(self.matrix.codes.cpu(), *self.matrix[1:])
+        return self._shaped(_native.unpack_codes(q).to(self.device))
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """`S * (q - Z)` of `shape`: computed in float32, then rounded once to `dtype`."""
+        computed = dtype if dtype in (torch.float32, torch.float16, torch.bfloat16) else torch.float32
+        return self._shaped(_ops.dequantize_canonical(*self.matrix, computed).to(dtype))
+
+    def to(self, device: torch.device | str) -> "QTensor":
+        """The same on another device."""
+        moved = (tensor if tensor is None else tensor.to(device) for tensor in self.matrix[:3])
+        return QTensor(QMatrix(*moved, *self.matrix[3:]), self.scheme, self.shape, self.axis)
+
+    def _shaped(self, rows: Tensor) -> Tensor:
+        if self.axis is None:
+            return rows.reshape(self.shape)
+        front = [self.shape[self.axis], *self.shape[: self.axis], *self.shape[self.axis + 1 :]]
+        return rows.reshape(front).movedim(0, self.axis).contiguous()
+
+    def __repr__(self) -> str:
+        return f"QTensor({self.scheme}, shape={tuple(self.shape)}, axis={self.axis}, device={self.device})"
+
+
+def quantize_tensor(
+    x: Tensor,
+    qtype: QType | str,
+    symmetric: bool | None = None,
+    axis: int | None = 0,
+    group_size: int | None = None,
+    range: Range = "minmax",
+) -> QTensor:
+    """Quantize `x`, float32, float16 or bfloat16 of any shape, with scales of its own for each index of `axis`.
+
+    `axis=None`: one scale for the whole tensor. `group_size`: None is the type's default (qint8 -1, qint4 64, qint2 32),
+    -1 one group a channel; groups run along the other dimensions, flattened. `range`: "minmax"; "absmax", [-a, a] of
+    each group; or one (lo, hi) for all, beyond which values are clipped. Ranges are widened to contain 0, which comes back
+    exactly. Raises ValueError for another dtype, no elements, NaN or infinity (with its index).
+    """
+    if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x: expected a tensor of float32, float16 or bfloat16, got {got}")
+    if not x.numel():
+        raise ValueError(f"x: expected at least one element, got shape {tuple(x.shape)}")
+    qtype = qtype_of(qtype, "qtype")
+    if axis is None:
+        if group_size not in (None, PER_CHANNEL):
+            raise ValueError(f"group_size: expected None or -1 with axis=None (per tensor), got {group_size}")
+        group_size = PER_CHANNEL
+    elif not -x.dim() <= axis < x.dim():
+        raise ValueError(f"axis: expected None or a dimension of shape {tuple(x.shape)}, got {axis}")
+    else:
+        axis %= x.dim()
+    scheme = Scheme.resolve(qtype, group_size, symmetric)
+    source = x.detach()
+    rows = source.reshape(1, -1) if axis is None else source.movedim(axis, 0).reshape(x.shape[axis], -1)
+    try:
+        q = _native.quantize(rows.cpu().contiguous(), scheme.bits, scheme.group_size, scheme.symmetric, range)
+    except NotFinite as bad:
+        flat = torch.arange(x.numel()).reshape(x.shape)  # where in x the first bad element of the rows lies
+        flat = flat.reshape(1, -1) if axis is None else flat.movedim(axis, 0).reshape(rows.shape)
+        raise NotFinite(int(flat.reshape(-1)[bad.index])).named("x", x.shape) from None
+    return QTensor(q, scheme, x.shape, axis).to(x.device)
+
+
+def _finite_float64(x: Tensor) -> Tensor:
+    good = x.detach().isfinite()
+    if not good.all():
+        raise NotFinite(int((~good).reshape(-1).nonzero()[0])).named("x", x.shape)
+    return x.detach().double()
+
+
+def absmax_quantize(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`scale = 127 / max|x|`, `q = round(scale * x)`: (int8 tensor, dequantized tensor of x's dtype).
+
+    Per tensor and symmetric, computed in float64 (Dettmers et al. 2022, <https://arxiv.org/abs/2208.07339>). Zeros stay
+    zeros. Raises ValueError for NaN or infinity.
+    """
+    values = _finite_float64(x)
+    most = values.abs().max().item() if x.numel() else 0.0
+    scale = 127.0 / most if most else 1.0
+    q = (values * scale).round()
+    return q.to(torch.int8), (q / scale).to(x.dtype)
+
+
+def zeropoint_quantize(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`scale = 255 / (max - min)` (1 for a constant), `z = round(-scale * min - 128)`, `q = clip(round(scale * x + z))`.
+
+    (int8 tensor, dequantized tensor of x's dtype); per tensor, computed in float64. The range is not widened to contain 0.
+    Raises ValueError for NaN or infinity.
+    """
+    values = _finite_float64(x)
+    lo, hi = (values.min().item(), values.max().item()) if x.numel() else (0.0, 0.0)
+    scale = 255.0 / ((hi - lo) or 255.0)
+    zero = round(-scale * lo - 128)
+    q = (values * scale + zero).round().clamp(-128, 127)
+    return q.to(torch.int8), ((q - zero) / scale).to(x.dtype)
+
+
+__all__ = ["QTensor", "absmax_quantize", "quantize_tensor", "zeropoint_quantize"]
