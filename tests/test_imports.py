@@ -1,5 +1,6 @@
 """Who may import whom: the house's layers, held over Rust's `crate::` paths and Python's imports."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -23,6 +24,29 @@ RUST = {
     "epilogue": {"prepack"} | _WEIGHT | _WORK,
     "gemm": {"prepack", "epilogue", "quantize"} | _WEIGHT | _WORK,  # never cuda
     "cuda": {"matrix", "qtype", "error"},
+}
+
+
+_OPS = {"_ops", "_native", "qtypes", "scheme"}
+PYTHON = {
+    "_rquant": set(),
+    "_threads": {"_rquant"},
+    "_native": {"_rquant", "_threads"},
+    "_backends": {"_native", "_rquant"},
+    "_ops": {"_backends"},
+    "_autograd": {"_ops"},
+    "qtypes": set(),
+    "scheme": {"qtypes"},
+    "safetensors_file": set(),
+    "numpy": {"_native", "qtypes", "scheme"},
+    "info": {"_rquant", "_threads", "qtypes"},
+    "tensor": _OPS,
+    "nn": _OPS | {"_autograd"},
+    "selection": {"nn"},
+    "report": {"nn", "scheme", "selection"},
+    "model": _OPS | {"nn", "report", "selection"},
+    "modelmap": _OPS | {"nn"},
+    "serialize": {"_rquant", "modelmap", "nn", "safetensors_file"},
 }
 
 
@@ -53,3 +77,32 @@ def test_rust_layers():
     for path, (row, names) in files.items():
         assert row in RUST, f"{path}: give {row!r} a row in the table"
         assert names <= RUST[row], f"{path} may not import {sorted(names - RUST[row])}"
+
+
+def python_imports(path: Path) -> set[str]:
+    """The modules of rquant that a file names, by their first component."""
+    package, found = ("rquant", *path.relative_to(ROOT / "python/rquant").parts[:-1]), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            base += node.module.split(".") if node.module else []
+            names = [[*base, alias.name] for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        else:
+            continue
+        found |= {name[1] if len(name) > 1 else "" for name in names if name[0] == "rquant"}
+    return found
+
+
+def test_python_layers():
+    package = ROOT / "python/rquant"
+    files = {
+        path: path.relative_to(package).with_suffix("").parts[0] for path in sorted(package.rglob("*.py"))
+    }
+    for path, row in files.items():
+        if row == "__init__":
+            continue
+        assert row in PYTHON, f"{path}: give {row!r} a row in the table"
+        names = python_imports(path) - {row}
+        assert names <= PYTHON[row], f"{path} may not import {sorted(names - PYTHON[row])}"
