@@ -11,7 +11,7 @@ mod tests;
 pub use rows::{gather_rows, quantize_rows};
 
 use crate::error::{Error, Result, check_len};
-use crate::executor::Executor;
+use crate::executor::{Executor, Serial};
 use crate::floats::{Floats, FloatsMut};
 use crate::prepack::PackedRef;
 use std::ops::Range;
@@ -27,6 +27,9 @@ pub enum Arithmetic {
 
 /// The deepest product whose int32 sum cannot overflow: 131,071 · 128 · 128 < 2^31.
 pub const MAX_GEMM_K: usize = (1 << 17) - 1;
+
+/// Multiplications below which the calling thread works alone: they take it some 10 µs, as waking another would.
+const SERIAL_PRODUCT: usize = 1 << 20;
 
 /// `out[m, n] = x[m, k] · dequantize(w)[n, k]ᵀ + bias[n]`.
 ///
@@ -57,6 +60,7 @@ pub fn linear(
         out.fill_rows(bias.unwrap_or(&zeros));
         return Ok(());
     }
+    let executor = if m * w.n() * w.k() < SERIAL_PRODUCT { &Serial } else { executor };
     match arithmetic {
         Arithmetic::Float => float::linear(x, m, &w, bias, out.share(), executor),
         Arithmetic::Integer => integer::linear(x, m, &w, bias, out.share(), executor),
