@@ -6,6 +6,7 @@ The gradient of rounding is taken as 1 inside the range and 0 where an element w
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 
@@ -78,7 +79,7 @@ class UnfrozenLinear(Function):
         return to_x, to_weight, _to_bias(grad, ctx.needs_input_grad[2]), None, None
 
 
-class FakeQuantize(Function):
+class _FakeQuantize(Function):
     """The weight as its codes read back, with the straight-through gradient."""
 
     @staticmethod
@@ -91,3 +92,10 @@ class FakeQuantize(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         (weight,) = ctx.saved_tensors
         return grad * _ops.inside_range(weight, *ctx.scheme), None
+
+
+def fake_quantize(weight: Tensor, scheme: tuple[int, int, bool]) -> Tensor:
+    """`weight` as its codes read back, with the straight-through gradient if one is wanted."""
+    if torch.is_grad_enabled() and weight.requires_grad:
+        return _FakeQuantize.apply(weight, scheme)  # type: ignore[no-any-return]
+    return _ops.fake_quantize(weight, *scheme)  # type: ignore[no-any-return]

@@ -4,6 +4,7 @@ A matrix is 2-D, C-contiguous and in CPU memory. Results are of the framework th
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -29,6 +30,16 @@ class QMatrix(NamedTuple):
     cols: int
     bits: int
     group_size: int
+
+    def map(self, change: Callable[[Array], Array]) -> "QMatrix":
+        """`change` done to codes, scale and zero point."""
+        codes, scale, zero, *sizes = self
+        return QMatrix(change(codes), change(scale), None if zero is None else change(zero), *sizes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales and zero points."""
+        return sum(array.nbytes for array in self[:3] if array is not None)
 
 
 class NotFinite(ValueError):
@@ -145,8 +156,10 @@ def encode(x: Array, scale: Array, zero_point: Array | None, bits: int, group_si
     address, dtype, rows, cols = _floats(x, "x")
     codes = _empty(x, (rows, _rquant.row_bytes(cols, bits)), "uint8")
     q = QMatrix(codes, scale, zero_point, cols, bits, group_size)
-    at, *shape_and_scales = _stored(q)
-    _rquant.encode(address, dtype, *shape_and_scales, at, get_num_threads())
+    at, _, _, _, group, scale_at, scale_dtype, zero_at, kind = _stored(q)
+    _rquant.encode(
+        address, dtype, rows, cols, bits, group, scale_at, scale_dtype, zero_at, kind, at, get_num_threads()
+    )
     return q
 
 

@@ -16,7 +16,7 @@ _library = Library("rquant", "DEF")
 
 def _define(name: str, schema: str, shape, *, on_cpu=None, elsewhere=None) -> None:  # type: ignore[no-untyped-def]
     """One op: `shape` is its fake, `on_cpu` its CPU kernel, `elsewhere` that of any other device."""
-    _library.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
+    _library.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
     if on_cpu is not None:
         _library.impl(name, on_cpu, "CPU")
     if elsewhere is not None:

@@ -11,7 +11,7 @@ from .nn.linear import is_conv1d
 from .qtypes import QType, qint8, qtype_of
 from .report import Report, rows_of
 from .scheme import Scheme
-from .selection import Patterns, Target, quantized_class, select
+from .selection import Patterns, Target, put, quantized_class, select
 
 
 def quantize(
@@ -78,7 +78,7 @@ def freeze(model: nn.Module) -> None:
 def _progress(items: Sequence[Any], what: str) -> Iterable[Any]:
     """A bar, if this takes more than a second and tqdm is there."""
     try:
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
     except ImportError:
         return items
     return tqdm(items, desc=what, delay=1, leave=False)  # type: ignore[no-any-return]
@@ -114,4 +114,4 @@ def _replace(model: nn.Module, target: Target, scheme: Scheme, activations: QTyp
                 layer._parameters["weight"] = next(iter(made.values()))._parameters["weight"]
             layer.take_place_of(module)
             made[id(module)] = layer
-        model.set_submodule(name, made[id(module)])
+        put(model, name, made[id(module)])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ._native import NotFinite, ranges
 from .nn import Embedding, Linear, PackedWeight, storage
 from .scheme import Scheme
+from .selection import put
 
 _CLASSES: dict[str, Any] = {"Linear": Linear, "Embedding": Embedding}
 Config = dict[str, Any]
@@ -81,13 +82,13 @@ class Source:
 
     def copy(self, name: str, finite: bool) -> Tensor:
         """The tensor in memory of its own, on `device`. With `finite`, ValueError for NaN or infinity."""
-        view = self.get(name)
-        if finite and view.dtype in (torch.float32, torch.float16, torch.bfloat16) and view.numel():
+        copied = self.get(name).clone(memory_format=torch.contiguous_format)
+        if finite and copied.dtype in (torch.float32, torch.float16, torch.bfloat16) and copied.numel():
             try:
-                ranges(view.cpu().reshape(1, -1), -1)
+                ranges(copied.cpu().reshape(1, -1), -1)
             except NotFinite as bad:
-                raise self.error(bad.named(name, view.shape)) from None
-        return view.to(self.device or view.device, copy=True)
+                raise self.error(bad.named(name, copied.shape)) from None
+        return copied if self.device is None else copied.to(self.device)
 
 
 def rebuild(model: nn.Module, config: Config, source: Source) -> None:
@@ -117,7 +118,7 @@ def rebuild(model: nn.Module, config: Config, source: Source) -> None:
             made[stored] = source.copy(stored, finite=parameter)
             if parameter:
                 made[stored] = nn.Parameter(made[stored], tensor.requires_grad)
-        (owner._parameters if parameter else owner._buffers)[key] = made[stored]  # type: ignore[index]
+        (owner._parameters if parameter else owner._buffers)[key] = made[stored]  # type: ignore[index, assignment]
     held: dict[str, tuple[storage.Held, Tensor]] = {}
     for name, layer in layers.items():
         origin = stored_in[name]
@@ -128,6 +129,8 @@ def rebuild(model: nn.Module, config: Config, source: Source) -> None:
 
 def _read_packed(name: str, layer: PackedWeight, source: Source) -> tuple[storage.Held, Tensor]:
     parts = {part: source.get(join(name, part)) for part in layer.stored_names()}
+    # codes are packed from where they lie; in a mapped file the rest might lie at an odd address
+    parts = {part: t if part == "weight_packed" else t.clone() for part, t in parts.items()}
     try:
         q = storage.checked(parts, join(name, ""), layer.weight_shape, layer.scheme)
     except ValueError as error:
@@ -154,7 +157,7 @@ def _replace_modules(model: nn.Module, config: Config, first: dict[str, str], so
             except (TypeError, ValueError) as error:
                 raise source.error(f"module {name!r}: {error}") from None
             made[id(module)] = made[id(layer)] = layer
-        model.set_submodule(name, made[id(module)])
+        put(model, name, made[id(module)])
 
 
 def _layer(module: nn.Module, entry: Config, packed: bool) -> PackedWeight:

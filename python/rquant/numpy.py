@@ -34,7 +34,7 @@ class QArray:
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales and zero points."""
-        return sum(a.nbytes for a in self.matrix[:3] if a is not None)
+        return self.matrix.nbytes
 
     def int_repr(self) -> NDArray[np.int8]:
         """The signed codes, int8 `[n, k]`."""

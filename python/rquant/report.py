@@ -81,12 +81,12 @@ class Report:
             )
         before, after = self.bytes_before, self.bytes_after
         table.append(("all", "", "", f"{before:,}", f"{after:,}", f"{before / max(after, 1):.2f}x smaller"))
-        width = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+        width = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
         lines = []
-        for row in table:
+        for line in table:
             cells = (
                 c.rjust(w) if i in (3, 4) else c.ljust(w)
-                for i, (c, w) in enumerate(zip(row, width, strict=True))
+                for i, (c, w) in enumerate(zip(line, width, strict=True))
             )
             lines.append("  ".join(cells).rstrip())
         return "\n".join(lines)
@@ -115,9 +115,7 @@ def rows_of(
         seen.update(id(p) for p in own.values())
         before = after = sum(p.nbytes for p in new.values())
         if isinstance(module, PackedWeight):
-            before = after = before + (
-                module.frozen and sum(t.nbytes for t in module.canonical()[:3] if t is not None)
-            )
+            before = after = before + (module.frozen and module.canonical().nbytes)
         if not own and not isinstance(module, PackedWeight):
             continue
         notes, stored = [], None

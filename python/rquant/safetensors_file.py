@@ -85,7 +85,7 @@ def write(path: Path, entries: list[Entry], metadata: dict[str, str]) -> None:
                     f"{entry.name}: expected {entry.dtype} {entry.shape}, got {tensor.dtype} {tuple(tensor.shape)}"
                 )
             if tensor.numel():
-                write_bytes(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+                write_bytes(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ def save(model: nn.Module, path: PathLike) -> None:
 def _packed_entries(name: str, layer: PackedWeight) -> list[Entry]:
     # unpacked once to learn the sizes and once for each tensor, so that no more than one weight is ever held
     def part(i: int) -> Tensor:
-        return layer.canonical()[i]  # type: ignore[no-any-return]
+        return layer.canonical()[i]  # type: ignore[return-value]
 
     sizes = zip(storage.CANONICAL, layer.canonical()[:3], strict=True)
     return [

@@ -50,12 +50,11 @@ class QTensor:
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales and zero points."""
-        return sum(tensor.nbytes for tensor in self.matrix[:3] if tensor is not None)
+        return self.matrix.nbytes
 
     def int_repr(self) -> Tensor:
         """The signed codes, int8 of `shape`."""
-        q = QMatrix(self.matrix.codes.cpu(), *self.matrix[1:])
-        return self._shaped(_native.unpack_codes(q).to(self.device))
+        return self._shaped(_native.unpack_codes(self.to("cpu").matrix).to(self.device))
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """`S * (q - Z)` of `shape`: computed in float32, then rounded once to `dtype`."""
@@ -64,8 +63,7 @@ class QTensor:
 
     def to(self, device: torch.device | str) -> "QTensor":
         """The same on another device."""
-        moved = (tensor if tensor is None else tensor.to(device) for tensor in self.matrix[:3])
-        return QTensor(QMatrix(*moved, *self.matrix[3:]), self.scheme, self.shape, self.axis)
+        return QTensor(self.matrix.map(lambda t: t.to(device)), self.scheme, self.shape, self.axis)
 
     def _shaped(self, rows: Tensor) -> Tensor:
         if self.axis is None:
@@ -147,7 +145,7 @@ def zeropoint_quantize(x: Tensor) -> tuple[Tensor, Tensor]:
     values = _finite_float64(x)
     lo, hi = (values.min().item(), values.max().item()) if x.numel() else (0.0, 0.0)
     scale = 255.0 / ((hi - lo) or 255.0)
-    zero = round(-scale * lo - 128)
+    zero = float(round(-scale * lo - 128))
     q = (values * scale + zero).round().clamp(-128, 127)
     return q.to(torch.int8), ((q - zero) / scale).to(x.dtype)
 

@@ -12,7 +12,7 @@ from . import storage
 from .packed_weight import PackedWeight, float_weight
 
 
-class Embedding(PackedWeight, nn.Embedding):
+class Embedding(PackedWeight, nn.Embedding):  # type: ignore[misc]  # torch annotates a `freeze` that is not there
     """`nn.Embedding` with weight `[num_embeddings, embedding_dim]` in int8, int4 or int2, each row dequantized when read.
 
     Made by `from_float` or `rquant.quantize`; tied to a `Linear` it reads its rows out of the shared weight. The output
@@ -76,11 +76,7 @@ class Embedding(PackedWeight, nn.Embedding):
         """Rows `input` (int64 or int32, any shape) of the weight, `[..., embedding_dim]`."""
         weight = self._parameters.get("weight")
         if weight is not None:
-            arguments = self._scheme_arguments()
-            if torch.is_grad_enabled() and weight.requires_grad:
-                rows = _autograd.FakeQuantize.apply(weight, arguments)
-            else:
-                rows = _ops.fake_quantize(weight, *arguments)
+            rows = _autograd.fake_quantize(weight, self._scheme_arguments())
             return nn.functional.embedding(input, rows, self.padding_idx)
         ids, dtype = input.long(), self.compute_like.dtype
         if storage.PANELS in self._buffers:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _ops
+from .. import _autograd
 from .._native import NotFinite, QMatrix
 from ..scheme import Scheme
 from . import storage
@@ -92,7 +92,7 @@ class PackedWeight(nn.Module):
         dtype = dtype or self.compute_like.dtype
         if self.frozen:
             return storage.dequantize(self.held, self.weight_shape, self.scheme, dtype)
-        return _ops.fake_quantize(self._parameters["weight"], *self._scheme_arguments()).to(dtype)  # type: ignore[no-any-return]
+        return _autograd.fake_quantize(self._parameters["weight"], self._scheme_arguments()).to(dtype)  # type: ignore[arg-type]
 
     def _scheme_arguments(self) -> tuple[int, int, bool]:
         return self.scheme.bits, self.scheme.group_size, self.scheme.symmetric
@@ -181,7 +181,7 @@ class PackedWeight(nn.Module):
             like = like.new_empty(0, device=q.codes.device)
         elif like.is_meta:
             return  # as torch does: copying into a meta tensor changes nothing
-        self.hold(storage.hold(q, like.device, self._buffers.get(storage.PANELS)), like)
+        self.hold(storage.reload(self.held, q, like.device), like)
 
     def extra_repr(self) -> str:
         """Torch's, and the scheme."""

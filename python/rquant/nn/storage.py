@@ -28,7 +28,7 @@ def quantize(weight: Tensor, scheme: Scheme) -> QMatrix:
     """
     source = weight.detach().to("cpu").contiguous()
     q = _native.quantize(source, scheme.bits, scheme.group_size, scheme.symmetric)
-    return QMatrix(*(t if t is None else t.to(weight.device) for t in q[:3]), *q[3:])
+    return q.map(lambda t: t.to(weight.device))
 
 
 def empty(shape: tuple[int, int], scheme: Scheme) -> QMatrix:
@@ -44,21 +44,32 @@ def empty(shape: tuple[int, int], scheme: Scheme) -> QMatrix:
 
 
 def hold(q: QMatrix, device: torch.device, panels: Tensor | None = None) -> Held:
-    """What a layer on `device` holds for `q`. `panels` are overwritten if they have the right size, so ties stay."""
+    """What a layer on `device` holds for `q`; `panels` are overwritten if they have the right size."""
     if device.type == "cpu":
-        packed = _native.pack(QMatrix(*(t if t is None else t.contiguous() for t in q[:3]), *q[3:]), panels)
-        if packed is panels:
+        packed = _native.pack(q.map(Tensor.contiguous), panels)
+        if panels is not None and packed is panels and not panels.is_inference():
             increment_version(panels)
         return {PANELS: packed}
     tensors = zip(CANONICAL, q[:3], strict=True)
     return {name: tensor.to(device) for name, tensor in tensors if tensor is not None}
 
 
+def reload(held: Held, q: QMatrix, device: torch.device) -> Held:
+    """What a layer that held `held` holds once `q` is loaded: the same memory if it can be, so that ties stay."""
+    source = next(iter(held.values()), None)
+    if source is None or PANELS in held:
+        return hold(q, device, held.get(PANELS))
+    loaded = hold(q, device, became(source, device).get(PANELS))
+    note(source, device, loaded)
+    return loaded
+
+
 def canonical(held: Held, cols: int, scheme: Scheme) -> QMatrix:
     """The weight in canonical form; new tensors where panels are held."""
     if PANELS in held:
         return _native.unpack(held[PANELS])._replace(group_size=scheme.group_size)
-    return QMatrix(*(held.get(name) for name in CANONICAL), cols, scheme.bits, scheme.group_size)
+    codes, scale, zero = (held.get(name) for name in CANONICAL)
+    return QMatrix(codes, scale, zero, cols, scheme.bits, scheme.group_size)
 
 
 def dequantize(held: Held, shape: tuple[int, int], scheme: Scheme, dtype: torch.dtype) -> Tensor:
@@ -73,22 +84,31 @@ def dequantize(held: Held, shape: tuple[int, int], scheme: Scheme, dtype: torch.
 def convert(held: Held, cols: int, scheme: Scheme, device: torch.device) -> Held:
     """The same weight for `device`. Layers that held the same tensors get the same tensors."""
     source = next(iter(held.values()))
-    if source.is_meta and device.type != "meta":  # `to_empty`: values come later, by load_state_dict
-        moved = {name: torch.empty_like(tensor, device=device) for name, tensor in held.items()}
-        return _meet(source, device, moved)
-    return _meet(source, device, None) or _meet(source, device, hold(canonical(held, cols, scheme), device))
+    moved = became(source, device)
+    if not moved:
+        if source.is_meta and device.type != "meta":  # `to_empty`: values come later, by load_state_dict
+            moved = {name: torch.empty_like(tensor, device=device) for name, tensor in held.items()}
+        else:
+            moved = hold(canonical(held, cols, scheme), device)
+        note(source, device, moved)
+    return moved
 
 
-def _meet(source: Tensor, device: torch.device, moved: Held | None) -> Held:
-    """The tensors that `source` became on `device`, if they live unchanged; else note `moved` as them."""
+def became(source: Tensor, device: torch.device) -> Held:
+    """The tensors that took the place of `source` on `device`, if they live and are unchanged since; else nothing."""
     target, refs = _converted.get(source, (None, {}))
-    known: dict[str, Any] = {name: (ref(), version) for name, (ref, version) in refs.items()}
-    if target == device and known and all(t is not None and t._version == v for t, v in known.values()):
-        return {name: tensor for name, (tensor, _) in known.items()}
-    if moved:
-        refs = {name: (weakref.ref(tensor), tensor._version) for name, tensor in moved.items()}
-        _converted[source] = device, refs
-    return moved or {}
+    found: dict[str, Any] = {name: ref() for name, (ref, _) in refs.items()}
+    unchanged = all(t is not None and _version(t) == refs[name][1] for name, t in found.items())
+    return found if target == device and unchanged else {}
+
+
+def note(source: Tensor, device: torch.device, moved: Held) -> None:
+    """`moved` took the place of `source` on `device`."""
+    _converted[source] = device, {name: (weakref.ref(t), _version(t)) for name, t in moved.items()}
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def repacked(held: Held, cols: int, scheme: Scheme) -> Held:

@@ -38,12 +38,13 @@ class WeightView(Tensor):
             return func(*args, **(kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
             return cls(args[0].layer)
-        for argument, value in zip(func._schema.arguments, args, strict=False):
+        for i, argument in enumerate(func._schema.arguments):
+            value = args[i] if i < len(args) else (kwargs or {}).get(argument.name)
             if argument.is_write and isinstance(value, cls):
                 raise TypeError(
                     f"weight: expected an operation that reads, got {func}: a frozen weight is read-only"

@@ -1,0 +1,429 @@
+"""Files and maps: they come back equal and tied, small, one tensor at a time; damage is one clear error."""
+
+import copy
+import json
+import os
+import stat
+import struct
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import rquant
+from rquant import modelmap, safetensors_file
+
+
+class Model(nn.Module):
+    """A tied head, a mask with infinities, a non-persistent table, a persistent counter."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Embedding(40, 64), nn.Linear(64, 40, bias=False)
+        self.head.weight = self.embed.weight
+        self.body = nn.Sequential(
+            nn.Linear(64, 70), nn.ReLU(), nn.Linear(70, 64, bias=False), nn.LayerNorm(64)
+        )
+        self.register_buffer("angles", torch.arange(8.0), persistent=False)
+        self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+        self.register_buffer("steps", torch.tensor(7))
+
+    def forward(self, ids):
+        return self.head(self.body(self.embed(ids)) + self.angles.sum() + self.steps)
+
+
+IDS = torch.arange(40)
+
+
+def frozen(weights="int4", activations=None, **options):
+    model = Model().eval()
+    rquant.quantize(model, weights, activations, **options)
+    rquant.freeze(model)
+    return model
+
+
+def skeleton():
+    with torch.device("meta"):
+        return Model().eval()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "m.safetensors"
+
+
+def assert_same(loaded, model):
+    assert torch.equal(loaded(IDS), model(IDS))
+    assert not any(tensor.is_meta for tensor in [*loaded.parameters(), *loaded.buffers()])
+    assert loaded.embed.held["_panels"] is loaded.head.held["_panels"]
+    for name, tensor in model.named_buffers():
+        assert torch.equal(dict(loaded.named_buffers())[name], tensor)
+    assert {n: p.requires_grad for n, p in loaded.named_parameters()} == {
+        n: p.requires_grad for n, p in model.named_parameters()
+    }
+    assert not any(module.training for module in loaded.modules())
+
+
+SCHEMES = [
+    {"weights": "int8"},
+    {"weights": "int8", "activations": "int8", "symmetric": False},
+    {"weights": "int4", "group_size": 7},
+    {"weights": "int4", "symmetric": True, "group_size": -1},
+    {"weights": "int2", "activations": "int8"},
+]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("build", [skeleton, Model, frozen], ids=["meta", "float", "quantized"])
+def test_a_file_comes_back(scheme, build, path):
+    model = frozen(**scheme)
+    rquant.save(model, path)
+    loaded = rquant.load(path, build().eval())
+    assert_same(loaded, model)
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_a_state_dict_and_a_map_come_back(scheme, path):
+    model = frozen(**scheme)
+    save_file(model.state_dict(), path)
+    qmap = json.loads(json.dumps(rquant.quantization_map(model)))
+    loaded = rquant.requantize(skeleton(), load_file(path), qmap)
+    assert_same(loaded, model)
+    assert_same(rquant.requantize(skeleton(), load_file(path), qmap, device="cpu"), model)
+
+
+def test_an_unfrozen_state_comes_back_unfrozen():
+    model = Model().eval()
+    rquant.quantize(model, "int4")
+    loaded = rquant.requantize(skeleton(), copy.deepcopy(model.state_dict()), rquant.quantization_map(model))
+    assert torch.equal(loaded(IDS), model(IDS))
+    assert loaded.head.weight is loaded.embed.weight
+    assert not loaded.head.frozen
+    assert loaded.head.weight.requires_grad
+
+
+def test_a_plain_model_comes_back(path):
+    model = Model().eval()
+    rquant.save(model, path)
+    loaded = rquant.load(path, skeleton())
+    assert torch.equal(loaded(IDS), model(IDS))
+    assert loaded.head.weight is loaded.embed.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_compute_dtype_comes_back(dtype, path):
+    model = frozen().to(dtype)
+    rquant.save(model, path)
+    loaded = rquant.load(path, skeleton())
+    assert loaded.embed.weight.dtype == loaded.body[0].bias.dtype == loaded(IDS).dtype == dtype
+    assert torch.equal(loaded(IDS), model(IDS))
+
+
+def test_the_file_is_plain_and_stores_a_tied_weight_once(path):
+    rquant.save(frozen(), path)
+    with safe_open(path, "pt") as file:
+        names = set(file.keys())
+        metadata = file.metadata()
+    assert {"embed.weight_packed", "embed.weight_scale", "embed.weight_zero_point", "angles"} <= names
+    assert not any(name.startswith("head") or "_panels" in name for name in names)
+    config = json.loads(metadata["rquant"])
+    assert config["format"] == 1
+    assert config["rquant"] == rquant.__version__
+    assert config["ties"] == [["embed.weight", "head.weight"]]
+    assert config["buffers"] == ["angles"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "group", "bits"), [("int8", None, 8.1), ("int4", 128, 4.3), ("int2", 32, 2.8)]
+)
+def test_bits_per_weight_in_the_file(weights, group, bits, path):
+    model = nn.Sequential(nn.Linear(384, 256, bias=False))
+    rquant.quantize(model, weights, group_size=group)
+    rquant.freeze(model)
+    rquant.save(model, path)
+    with safe_open(path, "pt") as file:
+        stored = sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118
+    assert stored * 8 / (384 * 256) <= bits
+
+
+def test_a_float_zero_point_is_read(path):
+    """Files of HQQ kind: a fractional Z in float16."""
+    model = nn.Sequential(nn.Linear(64, 8))
+    rquant.quantize(model, "int4")
+    rquant.freeze(model)
+    state, qmap = model.state_dict(), rquant.quantization_map(model)
+    state["0.weight_zero_point"] = state["0.weight_zero_point"].half() - 8 + 0.25
+    qmap["modules"]["0"]["zero_point_dtype"] = "float16"
+    shifted = rquant.requantize(nn.Sequential(nn.Linear(64, 8)), state, qmap)
+    x = torch.randn(3, 64)
+    moved = state["0.weight_scale"].float() * -0.25
+    want = model(x) + x.sum(-1, keepdim=True) * moved.T
+    torch.testing.assert_close(shifted(x), want)
+    rquant.save(shifted, path)
+    assert torch.equal(rquant.load(path, nn.Sequential(nn.Linear(64, 8)))(x), shifted(x))
+
+
+# ---- damage
+
+
+def header(data):
+    size = struct.unpack("<Q", data[:8])[0]
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+def rewritten(data, change):
+    """The file with its header changed, otherwise well formed."""
+    fields, body = header(data)
+    body = change(fields, bytearray(body)) or body
+    text = json.dumps(fields).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def poke(name, value, dtype="<e"):
+    """Overwrite the first element of a tensor."""
+
+    def change(fields, body):
+        struct.pack_into(dtype, body, fields[name]["data_offsets"][0], value)
+        return body
+
+    return change
+
+
+def newer(fields, body):
+    config = json.loads(fields["__metadata__"]["rquant"])
+    fields["__metadata__"]["rquant"] = json.dumps({**config, "format": 2, "rquant": "9.8.7"})
+
+
+def reshape(fields, body):
+    fields["embed.weight_packed"]["shape"].reverse()
+
+
+def retype(fields, body):
+    fields["embed.weight_packed"]["dtype"] = "I8"
+
+
+def rename(fields, body):
+    fields["body.0.bia"] = fields.pop("body.0.bias")
+
+
+def lose(fields, body):
+    del fields["__metadata__"]["rquant"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[:-1], "not a whole safetensors file"),
+        (lambda data: data[:100], "not a whole safetensors file"),
+        (lambda data: data[:5], "not a whole safetensors file"),
+        (lambda data: b"", "not a whole safetensors file"),
+        (lambda data: b"\xff" * 8 + data[8:], "not a whole safetensors file"),
+        (lambda data: struct.pack("<Q", 1 << 40) + data[8:], "not a whole safetensors file"),
+        (lambda data: rewritten(data, newer), r"format 1 or older, got format 2 \(written by rquant 9.8.7"),
+        (lambda data: rewritten(data, reshape), "checksum"),
+        (lambda data: rewritten(data, retype), "checksum"),
+        (lambda data: rewritten(data, rename), "checksum"),
+        (lambda data: rewritten(data, lose), "expected a file written by rquant.save"),
+        (lambda data: rewritten(data, poke("body.0.weight_scale", torch.nan)), r"body.0.weight_scale: .*nan at \[0, 0\]"),
+        (lambda data: rewritten(data, poke("body.0.weight_scale", 0.0)), r"body.0.weight_scale: .*0.0 at \[0, 0\]"),
+        (lambda data: rewritten(data, poke("body.0.weight_scale", -1.0)), r"body.0.weight_scale: .*-1.0 at \[0, 0\]"),
+        (lambda data: rewritten(data, poke("embed.weight_zero_point", 200, "B")), r"embed.weight_zero_point: .*200 at \[0, 0\]"),
+        (lambda data: rewritten(data, poke("body.0.bias", torch.inf, "<f")), r"body.0.bias: .*\[0\]"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_one_clear_error(damage, message, path):
+    rquant.save(frozen(), path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=message) as error:
+        rquant.load(path, skeleton())
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_every_flipped_byte_of_the_header_is_an_error(path):
+    model = nn.Sequential(nn.Linear(4, 2))
+    rquant.quantize(model, "int4")
+    rquant.freeze(model)
+    rquant.save(model, path)
+    data = path.read_bytes()
+    end = 8 + len(data[8 : 8 + struct.unpack("<Q", data[:8])[0]].rstrip())
+    quiet = b'"format":"pt"'  # which readers other than ours look at
+    skip = range(data.index(quiet), data.index(quiet) + len(quiet))
+    for at in range(end):
+        if at in skip:
+            continue
+        for flip in (1, 0x20):
+            path.write_bytes(data[:at] + bytes([data[at] ^ flip]) + data[at + 1 :])
+            with pytest.raises(ValueError, match=r"m\.safetensors: "):
+                rquant.load(path, nn.Sequential(nn.Linear(4, 2)))
+
+
+def wide():
+    model = Model()
+    model.body[0] = nn.Linear(64, 71)
+    return model
+
+
+def without_norm():
+    model = Model()
+    del model.body[3]
+    return model
+
+
+def with_more():
+    model = Model()
+    model.extra = nn.Linear(2, 2)
+    return model
+
+
+def without_body():
+    model = Model()
+    del model.body
+    return model
+
+
+def other_kind():
+    model = Model()
+    model.body[0] = nn.LayerNorm(64)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (wide, r"body.0.*\(71,?.*\), got \(70"),
+        (without_norm, "body.3.bias: unexpected, and 1 more"),
+        (with_more, "extra.bias: missing, and 1 more"),
+        (without_body, "module 'body.0': expected in the model"),
+        (other_kind, "module 'body.0': linear: .*LayerNorm"),
+    ],
+)
+def test_another_model_s_file(build, message, path):
+    rquant.save(frozen(), path)
+    with pytest.raises(ValueError, match=message) as error:
+        rquant.load(path, build())
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_state_dict_that_does_not_fit():
+    model = frozen()
+    state, qmap = model.state_dict(), rquant.quantization_map(model)
+    del state["body.2.weight_scale"]
+    with pytest.raises(ValueError, match=r"state_dict: body.2.weight_scale: missing"):
+        rquant.requantize(skeleton(), state, qmap)
+    with pytest.raises(ValueError, match="state_dict: more: unexpected"):
+        rquant.requantize(skeleton(), {**model.state_dict(), "more": torch.zeros(1)}, qmap)
+    with pytest.raises(ValueError, match="expected format 1, got 2"):
+        rquant.requantize(skeleton(), model.state_dict(), {**qmap, "format": 2})
+    qmap["buffers"]["angles"]["base64"] = "AAAA"
+    with pytest.raises(ValueError, match="buffer 'angles' is damaged"):
+        rquant.requantize(skeleton(), model.state_dict(), qmap)
+
+
+def test_a_large_non_persistent_buffer_is_for_files(path):
+    model = frozen()
+    model.register_buffer("table", torch.ones(128, 129), persistent=False)
+    with pytest.raises(ValueError, match=r"table: .*65536 bytes, got 66048; rquant.save"):
+        rquant.quantization_map(model)
+    rquant.save(model, path)
+    bare = skeleton()
+    bare.register_buffer("table", torch.empty(128, 129, device="meta"), persistent=False)
+    assert torch.equal(rquant.load(path, bare).table, model.table)
+
+
+def test_what_cannot_be_saved(path):
+    model = Model()
+    rquant.quantize(model)
+    with pytest.raises(ValueError, match=r"embed: .*rquant.freeze"):
+        rquant.save(model, path)
+    with pytest.raises(ValueError, match="single layer"):
+        rquant.save(rquant.Linear.from_float(nn.Linear(4, 4)), path)
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.register_buffer("waves", torch.zeros(2, dtype=torch.complex64))
+    with pytest.raises(ValueError, match="complex64"):
+        rquant.save(model, path)
+    assert not path.exists()
+
+
+def test_a_failed_save_leaves_the_old_file(path, monkeypatch):
+    rquant.save(frozen("int8"), path)
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors_file.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        rquant.save(frozen("int4"), path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")
+def test_a_file_has_the_permissions_of_any_new_file(path):
+    rquant.save(frozen(), path)
+    other = path.with_name("other")
+    other.touch()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(other.stat().st_mode)
+
+
+def test_no_file():
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
+        rquant.load("none.safetensors", skeleton())
+
+
+LOADING = """
+import sys, threading, torch, rquant
+from torch import nn
+def anonymous():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+def build():
+    return nn.Sequential(*(nn.Linear(2048, 2048, bias=False) for _ in range(8)), nn.LayerNorm(2048))
+small = rquant.Linear.from_float(nn.Linear(64, 64), "int4")  # starts threads
+small(torch.zeros(1, 64))
+with torch.device("meta"):
+    model = build()
+before, peak, done = anonymous(), [0], threading.Event()
+def watch():
+    while not done.is_set():
+        peak[0] = max(peak[0], anonymous())
+watcher = threading.Thread(target=watch)
+watcher.start()
+rquant.load(sys.argv[1], model)
+done.set()
+watcher.join()
+held = {t.data_ptr(): t.nbytes for t in [*model.parameters(), *model.buffers()]}
+print(sum(held.values()), max(held.values()), anonymous() - before, peak[0] - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="RssAnon is Linux's")
+def test_loading_takes_the_packed_bytes_and_no_more(path):
+    model = nn.Sequential(*(nn.Linear(2048, 2048, bias=False) for _ in range(8)), nn.LayerNorm(2048))
+    rquant.quantize(model, "int8")
+    rquant.freeze(model)
+    rquant.save(model, path)
+    command = [sys.executable, "-c", LOADING, str(path)]
+    held, largest, grown, peak = map(int, subprocess.check_output(command, text=True).split())
+    assert held <= 8 * 2048 * 2048 * 1.05
+    assert grown <= held * 1.1
+    assert peak <= held * 1.1 + largest
+
+
+def test_names_of_tensors_and_ties():
+    model = frozen()
+    names = {name for name, _, _ in modelmap.named_tensors(model)}
+    assert names == {"body.0.bias", "body.3.weight", "body.3.bias", "angles", "mask", "steps"}
+    config = modelmap.describe(model)
+    assert config["modules"]["head"]["class"] == "Linear"
+    assert config["modules"]["embed"] == {
+        "class": "Embedding", "weights": "qint4", "symmetric": False, "group_size": 64,
+        "zero_point_dtype": "uint8", "activations": None, "dtype": "float32",
+    }  # fmt: skip
