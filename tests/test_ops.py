@@ -84,6 +84,27 @@ def test_compile_without_graph_breaks(activations, freeze):
         torch.testing.assert_close(parameter.grad, grad)
 
 
+class Looks(nn.Module):
+    """Asks a layer for its weight, as T5 and attention do."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(16, 16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.inner(x.to(self.inner.weight.dtype))
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+def test_compile_of_a_model_that_reads_weights():
+    model, x = Looks().eval(), torch.randn(2, 3, 16)
+    rquant.quantize(model)
+    rquant.freeze(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x))
+
+
 @pytest.mark.filterwarnings("ignore:.*jit.*")
 def test_export_and_trace():
     model, ids = network("int8"), torch.arange(12).reshape(3, 4)
@@ -110,7 +131,7 @@ generator = torch.Generator().manual_seed(0)
 for bits, threads in itertools.product((8, 4, 2), (1, 2)):
     rquant.set_num_threads(threads)
     low, high = -(1 << bits - 1), 1 << bits - 1
-    shapes = [(m, n, k) for m in (1, 2, 5, 6, 7, 13) for n in (1, 2, 10, 63, 65, 130) for k in (1, 3, 4, 65, 129)]
+    shapes = [(m, n, k) for m in (1, 5, 7, 13) for n in (1, 2, 10, 63, 65, 130) for k in (1, 3, 65, 129)]
     for m, n, k in [*shapes, (1, 1000, 7), (2, 2, 131071)]:
         w = torch.randint(low, high, (n, k), generator=generator, dtype=torch.int8)
         a = torch.randint(-128, 128, (m, k), generator=generator, dtype=torch.int8)
@@ -133,44 +154,12 @@ def test_integer_product_is_exact(isa):
     isa(INTEGER_PRODUCT.format(level=isa.level))
 
 
-INTEGER_LINEAR = """
-import hashlib, sys, torch, rquant
-digest = hashlib.sha256()
-for name, group in (("int8", -1), ("int8", 7), ("int4", 64), ("int4", 3), ("int2", 32), ("int2", 1), ("int4", 300)):
-    for symmetric in (False, True):
-        torch.manual_seed(0)
-        layer = rquant.Linear.from_float(torch.nn.Linear(257, 130), name, "int8", group, symmetric)
-        for m in (1, 2, 6, 33):
-            x = torch.randn(m, 257)
-            rquant.set_num_threads(1)
-            y = layer(x)
-            rquant.set_num_threads(2)
-            assert torch.equal(layer(x), y)
-            digest.update(y.detach().numpy().tobytes())
-            one = rquant.Linear.from_float(torch.nn.Linear(257, 130), name, None, group, symmetric)
-            two_threads = one(x)
-            rquant.set_num_threads(1)
-            assert torch.equal(one(x), two_threads)
-print(digest.hexdigest())
-"""
-_digests = set()
-
-
-def test_integer_linear_is_bit_identical_on_every_isa_and_thread_count(isa):
-    _digests.add(isa(INTEGER_LINEAR))
-    assert len(_digests) == 1
-
-
-def test_a_level_this_cpu_lacks_is_an_error():
-    import os
-    import subprocess
-    import sys
-
-    script = "import rquant; rquant.numpy.quantize(__import__('numpy').ones((2, 2), 'float32'))"
-    environment = {**os.environ, "RQUANT_ISA": "amx"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert done.returncode != 0
-    last = done.stderr.strip().splitlines()[-1]
-    assert "RQUANT_ISA" in last
-    assert "portable" in last
-    assert "amx" in last
+@pytest.mark.parametrize("activations", [None, "int8"])
+@pytest.mark.parametrize("weights", ["int8", "int4", "int2"])
+def test_outputs_are_the_same_on_any_number_of_threads(weights, activations, monkeypatch):
+    layer, seen = rquant.Linear.from_float(nn.Linear(640, 700), weights, activations), set()
+    x = torch.randn(130, 640)
+    for threads in (1, 2, 3):
+        monkeypatch.setattr("rquant._threads._chosen", threads)
+        seen |= {layer(x[:m]).detach().numpy().tobytes() for m in (1, 130)}
+    assert len(seen) == 2

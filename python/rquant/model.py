@@ -11,7 +11,7 @@ from .nn.linear import is_conv1d
 from .qtypes import QType, qint8, qtype_of
 from .report import Report, rows_of
 from .scheme import Scheme
-from .selection import Patterns, Target, put, quantized_class, select
+from .selection import Patterns, Target, quantized_class, select
 
 
 def quantize(
@@ -114,4 +114,4 @@ def _replace(model: nn.Module, target: Target, scheme: Scheme, activations: QTyp
                 layer._parameters["weight"] = next(iter(made.values()))._parameters["weight"]
             layer.take_place_of(module)
             made[id(module)] = layer
-        put(model, name, made[id(module)])
+        made[id(module)].become(model, name)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ._native import NotFinite, ranges
 from .nn import Embedding, Linear, PackedWeight, storage
 from .scheme import Scheme
-from .selection import put
 
 _CLASSES: dict[str, Any] = {"Linear": Linear, "Embedding": Embedding}
 Config = dict[str, Any]
@@ -157,7 +156,7 @@ def _replace_modules(model: nn.Module, config: Config, first: dict[str, str], so
             except (TypeError, ValueError) as error:
                 raise source.error(f"module {name!r}: {error}") from None
             made[id(module)] = made[id(layer)] = layer
-        put(model, name, made[id(module)])
+        made[id(module)].become(model, name)
 
 
 def _layer(module: nn.Module, entry: Config, packed: bool) -> PackedWeight:

@@ -51,12 +51,6 @@ def _why_not(module: nn.Module) -> str:
     return "no quantized form"
 
 
-def put(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Make `module` the submodule of this name (torch has `set_submodule` since 2.5 only)."""
-    parent, _, key = name.rpartition(".")
-    setattr(model.get_submodule(parent), key, module)
-
-
 class _Globs:
     """Patterns of one argument. A pattern means the modules it matches and all inside them."""
 

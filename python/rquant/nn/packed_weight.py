@@ -38,6 +38,11 @@ class PackedWeight(nn.Module):
             if "hook" in name:
                 self.__dict__[name] = module.__dict__[name]
 
+    def become(self, model: nn.Module, name: str) -> None:
+        """Be `model`'s submodule of this name (torch has `set_submodule` since 2.5 only)."""
+        parent, _, key = name.rpartition(".")
+        setattr(model.get_submodule(parent), key, self)
+
     @property
     def weight_shape(self) -> tuple[int, int]:
         """`(n, k)`: rows are output features, or embeddings."""
@@ -102,7 +107,10 @@ class PackedWeight(nn.Module):
         return name == "weight" and _LIKE in self.__dict__.get("_buffers", ()) and self.frozen
 
     def __getattr__(self, name: str) -> Any:
-        return WeightView(self) if self._shows_view(name) else super().__getattr__(name)
+        if not self._shows_view(name):
+            return super().__getattr__(name)
+        # a traced graph takes no views of ours; what only asks for the dtype leaves the rest unused
+        return self.dequantize() if torch.compiler.is_compiling() else WeightView(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not self._shows_view(name):

@@ -1,0 +1,33 @@
+"""Habits of the Python files: addresses in one of them, torch in none that must do without, none too long."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent / "python/rquant"
+WITHOUT_TORCH = {"_threads", "qtypes", "scheme", "info", "_native", "numpy"}
+
+
+def files() -> dict[Path, str]:
+    return {path: path.relative_to(ROOT).with_suffix("").parts[0] for path in sorted(ROOT.rglob("*.py"))}
+
+
+def test_what_must_do_without_torch_does_not_import_it():
+    for path, name in files().items():
+        if name in WITHOUT_TORCH:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            names = [
+                alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+            ]
+            names += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+            assert not any(name.split(".")[0] == "torch" for name in names), path
+
+
+def test_addresses_are_taken_in_one_file():
+    users = [path.name for path in files() if "data_ptr()" in path.read_text(encoding="utf-8")]
+    assert users == ["_native.py"]
+
+
+def test_files_are_short():
+    lengths = sorted(len(path.read_text(encoding="utf-8").splitlines()) for path in files())
+    assert lengths[-1] <= 400
+    assert lengths[len(lengths) // 2] < 200
