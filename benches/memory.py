@@ -85,8 +85,8 @@ def bits_in_file(path: Path, model: torch.nn.Module) -> tuple[float, int]:
     return 8 * size / weights, weights
 
 
-def measure(name: str, weights: str, folder: Path) -> list[str]:
-    """One row of the table."""
+def measure(name: str, weights: str, folder: Path) -> tuple[list[str], bool]:
+    """One row of the table, and whether it keeps every limit."""
     model, _ = ZOO[name].load()
     shapes = copy.deepcopy(model).to("meta")
     path = folder / f"{name}-{weights}.safetensors"
@@ -95,17 +95,21 @@ def measure(name: str, weights: str, folder: Path) -> list[str]:
     rquant.save(model, path)
     bits, count = bits_in_file(path, shapes)
     got = load_in_child(name, path)
-    return [
+    resident = 8 * got["packed"] / count
+    growth, over = got["grown"] / got["held"], (got["peak"] - got["held"]) / got["largest"]
+    kept = max(bits, resident) <= LIMITS[weights] and growth <= 1.1 and over <= 1
+    row = [
         name,
         weights if GROUPS[weights] is None else f"{weights} g{GROUPS[weights]}",
         f"{bits:.3f}",
-        f"{8 * got['packed'] / count:.3f}",
+        f"{resident:.3f}",
         f"{LIMITS[weights]}",
         f"{got['held'] / 1e6:.1f}",
         f"{got['grown'] / 1e6:.1f}",
-        f"{got['grown'] / got['held']:.3f}",
-        f"{(got['peak'] - got['held']) / got['largest']:+.2f}",
+        f"{growth:.3f}",
+        f"{over:+.2f}",
     ]
+    return row, kept
 
 
 def main() -> None:
@@ -117,10 +121,13 @@ def main() -> None:
     if args.child:
         return child(*args.child)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(name, w, Path(folder)) for name in args.models.split(",") for w in GROUPS]
+        measured = [measure(name, w, Path(folder)) for name in args.models.split(",") for w in GROUPS]
     header = ["model", "weights", "bits in file", "resident", "limit", "tensors MB", "grown MB"]
     header += ["grown/tensors", "peak over tensors, in largest"]
-    print_table("Loading a packed model in a fresh process", header, rows, 2)
+    print_table("Loading a packed model in a fresh process", header, [row for row, _ in measured], 2)
+    kept = all(kept for _, kept in measured)
+    print(f"\nlimits: {'kept' if kept else 'BROKEN'}")
+    sys.exit(not kept)
 
 
 if __name__ == "__main__":

