@@ -77,15 +77,16 @@ def test_a_pickle_from_another_instruction_set_is_repacked(isa, tmp_path, x):
     ids = torch.arange(40)
     torch.save((model, ids, model(ids)), tmp_path / "here.pt")
     script = f"""
-import torch, rquant
+import sys, torch, rquant
 from rquant import _native
+sys.path.insert(0, {str(Path(__file__).parent)!r})  # where `Tied` is
 model, ids, y = torch.load({str(tmp_path / "here.pt")!r}, weights_only=False)
 assert torch.equal(model(ids), y)
 assert model.embed.held["_panels"] is model.head.held["_panels"]
 assert _native.is_native(model.head.held["_panels"])
 torch.save((model, ids, y), {str(tmp_path / "there.pt")!r})
 """
-    isa(script, PYTHONPATH=str(Path(__file__).parent))  # where `Tied` is
+    isa(script)
     model, ids, y = torch.load(tmp_path / "there.pt", weights_only=False)
     assert torch.equal(model(ids), y)
 
@@ -336,6 +337,31 @@ def test_a_forked_dataloader_worker(x):
     batches = list(loader)
     assert torch.equal(torch.cat([rows for rows, _ in batches]), want)
     assert all((threads == 1).all() for _, threads in batches)
+
+
+@pytest.mark.parametrize("activations", [None, "int8"])
+def test_canonical_storage_computes_the_same(activations, x):
+    """What a device without kernels holds, here on the CPU."""
+    model, embedding = frozen("int4", activations), rquant.Embedding.from_float(nn.Embedding(9, 70), "int4")
+    layer, upstream = model[0], torch.randn(4, 33)
+    x.requires_grad_()
+    y = layer(x)
+    y.backward(upstream)
+    want, x.grad = x.grad, None
+    bias, layer.bias.grad = layer.bias.grad, None
+    rows = embedding(torch.arange(9))
+    for module in (layer, embedding):
+        tensors = zip(
+            ("weight_packed", "weight_scale", "weight_zero_point"), module.canonical(), strict=False
+        )
+        module.hold(dict(tensors))
+        assert "_panels" not in module.held
+    assert torch.equal(layer(x), y)
+    layer(x).backward(upstream)
+    torch.testing.assert_close(x.grad, want)
+    torch.testing.assert_close(layer.bias.grad, bias)
+    assert torch.equal(embedding(torch.arange(9)), rows)
+    assert torch.equal(model.state_dict()["0.weight_packed"], layer.held["weight_packed"])
 
 
 def test_one_copy_in_memory():

@@ -28,6 +28,7 @@ _WITH_TORCH = {
     "absmax_quantize": "tensor",
     "freeze": "model",
     "load": "serialize",
+    "nn": "nn",
     "quantization_map": "serialize",
     "quantize": "model",
     "quantize_tensor": "tensor",
@@ -49,6 +50,7 @@ __all__ = [
     "freeze",
     "get_num_threads",
     "load",
+    "nn",
     "numpy",
     "qfloat8",
     "qfloat8_e4m3fn",
@@ -73,7 +75,8 @@ def __getattr__(name: str) -> Any:
         import torch  # noqa: F401
     except ImportError:
         raise ImportError(f"rquant.{name} needs torch: pip install 'rquant[torch]'") from None
-    value = getattr(importlib.import_module(f".{_WITH_TORCH[name]}", __name__), name)
+    module = importlib.import_module(f".{_WITH_TORCH[name]}", __name__)
+    value = module if name == "nn" else getattr(module, name)
     globals()[name] = value
     return value
 

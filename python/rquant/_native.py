@@ -246,11 +246,12 @@ def linear(
     """`out[m, n] = x[m, k] @ dequantize(W).T + bias`; `out` has x's dtype."""
     bias_at = bias_dtype = 0
     if bias is not None:
+        bias_at, bias_dtype = _address(bias, "bias"), _code(bias, "bias")
         if bias.shape[0] != n:
             raise ValueError(f"bias: expected {n} elements, got {bias.shape[0]}")
-        bias_at, bias_dtype = _address(bias, "bias"), _code(bias, "bias")
+    # this runs once a layer and call: `nbytes` is the cheapest length of bytes
     _rquant.linear(
-        _address(x, "x"), _code(x, "x"), m, k, _address(panels, "panels"), panels.shape[0],
+        _address(x, "x"), _code(x, "x"), m, k, _address(panels, "panels"), panels.nbytes,
         bias_at, bias_dtype, _address(out, "out"), n, integer, get_num_threads(),
     )  # fmt: skip
 

@@ -20,10 +20,8 @@ def linear(
     *rows, k = x.shape
     if k != in_features:
         raise ValueError(f"x: expected a last dimension of {in_features}, got shape {tuple(x.shape)}")
-    out = torch.empty((*rows, out_features), dtype=x.dtype)
-    if not x.is_contiguous():
-        x = x.contiguous()
-    _native.linear(x, panels, bias, out, math.prod(rows), in_features, out_features, integer)
+    out = x.new_empty((*rows, out_features))
+    _native.linear(x.contiguous(), panels, bias, out, math.prod(rows), in_features, out_features, integer)
     return out
 
 

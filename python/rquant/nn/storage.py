@@ -113,7 +113,9 @@ def _version(tensor: Tensor) -> int:
 
 def repacked(held: Held, cols: int, scheme: Scheme) -> Held:
     """The same weight in panels that this machine's kernel reads."""
-    if PANELS in held and not _native.is_native(held[PANELS]):
+    panels = held.get(PANELS)
+    # only a plain tensor has bytes to look at: a tracer's copy of the layer has not
+    if type(panels) is Tensor and not _native.is_native(panels):
         return convert(held, cols, scheme, torch.device("cpu"))
     return held
 

@@ -45,7 +45,8 @@ class WeightView(Tensor):
             return cls(args[0].layer)
         for i, argument in enumerate(func._schema.arguments):
             value = args[i] if i < len(args) else (kwargs or {}).get(argument.name)
-            if argument.is_write and isinstance(value, cls):
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            if written and isinstance(value, cls):
                 raise TypeError(
                     f"weight: expected an operation that reads, got {func}: a frozen weight is read-only"
                 )
