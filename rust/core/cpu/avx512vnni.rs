@@ -186,32 +186,34 @@ fn dot_shape<const BITS: usize, const R: usize, const V: usize>(
     let flip = _mm512_set1_epi8(-128);
     let (b, _) = b.as_chunks::<64>();
     for (a, b) in a.chunks_exact(32 / BITS * R).zip(b.chunks_exact(V)) {
+        let mut codes = [flip; V];
         for j in 0..V {
-            let mut word = load(&b[j]);
+            codes[j] = load(&b[j]);
             if BITS == 8 {
-                word = _mm512_xor_si512(word, flip); // offset to two's complement
+                codes[j] = _mm512_xor_si512(codes[j], flip); // offset to two's complement
             }
-            for i in 0..4 {
-                // byte i of every lane: steps i, 4 + i, ...
-                let mut codes = word;
-                for t in 0..8 / BITS {
-                    let mut w = if BITS == 8 {
-                        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_sllv_epi32(
-                            word,
-                            _mm512_set1_epi32(24 - 8 * i as i32),
-                        )))
-                    } else {
-                        _mm512_permutexvar_ps(codes, table)
-                    };
-                    if zeros.is_some() {
-                        w = _mm512_sub_ps(w, z[j]);
-                    }
-                    for r in 0..R {
-                        c[r][j] = _mm512_fmadd_ps(w, _mm512_set1_ps(a[(t * 4 + i) * R + r]), c[r][j]);
-                    }
-                    codes = if BITS == 4 { _mm512_srli_epi32::<4>(codes) } else { _mm512_srli_epi32::<2>(codes) };
+        }
+        // vectors in the inner loop: as many sums grow side by side
+        for i in 0..32 / BITS {
+            // narrow codes come off the low end, byte by byte; int8 ones off the high end
+            let step = if BITS == 8 { 3 - i } else { i % (8 / BITS) * 4 + i * BITS / 8 };
+            for j in 0..V {
+                let mut w = if BITS == 8 {
+                    let w = _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(codes[j]));
+                    codes[j] = _mm512_slli_epi32::<8>(codes[j]);
+                    w
+                } else {
+                    let w = _mm512_permutexvar_ps(codes[j], table);
+                    codes[j] =
+                        if BITS == 4 { _mm512_srli_epi32::<4>(codes[j]) } else { _mm512_srli_epi32::<2>(codes[j]) };
+                    w
+                };
+                if zeros.is_some() {
+                    w = _mm512_sub_ps(w, z[j]);
                 }
-                word = if BITS == 8 { word } else { _mm512_srli_epi32::<8>(word) };
+                for r in 0..R {
+                    c[r][j] = _mm512_fmadd_ps(w, _mm512_set1_ps(a[step * R + r]), c[r][j]);
+                }
             }
         }
     }
@@ -223,13 +225,18 @@ fn dot_shape<const BITS: usize, const R: usize, const V: usize>(
 }
 
 #[target_feature(enable = "avx512f")]
-fn float_tile(a: &[f32], rows: usize, b: &[f32], cols: usize, acc: &mut [f32]) {
+fn float_tile(a: &[f32], stride: usize, rows: usize, b: &[f32], cols: usize, acc: &mut [f32]) {
     const NO_BITS: usize = 0;
-    by_shape!(rows, cols, [1 2 3 4 5 6], float_shape<NO_BITS>(a, b, acc))
+    by_shape!(rows, cols, [1 2 3 4 5 6], float_shape<NO_BITS>(a, stride, b, acc))
 }
 
 #[target_feature(enable = "avx512f")]
-fn float_shape<const _BITS: usize, const R: usize, const V: usize>(a: &[f32], b: &[f32], acc: &mut [f32]) {
+fn float_shape<const _BITS: usize, const R: usize, const V: usize>(
+    a: &[f32],
+    stride: usize,
+    b: &[f32],
+    acc: &mut [f32],
+) {
     let (out, _) = acc.as_chunks_mut::<16>();
     let mut c = [[_mm512_setzero_ps(); V]; R];
     for r in 0..R {
@@ -237,15 +244,18 @@ fn float_shape<const _BITS: usize, const R: usize, const V: usize>(a: &[f32], b:
             c[r][j] = load_f32(&out[r * V + j]);
         }
     }
-    let (a, _) = a.as_chunks::<R>();
     let (b, _) = b.as_chunks::<16>();
-    for (a, b) in a.iter().zip(b.chunks_exact(V)) {
+    let mut rows = [&a[..0]; R];
+    for r in 0..R {
+        rows[r] = &a[r * stride..][..b.len() / V];
+    }
+    for (k, b) in b.chunks_exact(V).enumerate() {
         let mut w = [_mm512_setzero_ps(); V];
         for j in 0..V {
             w[j] = load_f32(&b[j]);
         }
         for r in 0..R {
-            let x = _mm512_set1_ps(a[r]);
+            let x = _mm512_set1_ps(rows[r][k]);
             for j in 0..V {
                 c[r][j] = _mm512_fmadd_ps(w[j], x, c[r][j]);
             }

@@ -82,11 +82,14 @@ fn shapes(mr: usize) -> impl Iterator<Item = (usize, usize, usize)> {
 fn float_kernels_agree_with_the_portable_ones() {
     for isa in detected() {
         for (rows, cols, blocks) in shapes(isa.float_mr) {
-            let (a, b) = (floats(blocks * rows, 5), floats(blocks * cols, 6));
+            let stride = blocks + 3;
+            let (a, b) = (floats(stride * rows, 5), floats(blocks * cols, 6));
             let (mut got, mut want) = (vec![1f32; rows * cols], vec![1f32; rows * cols]);
-            isa.float_tile(&a, rows, &b, cols, &mut got);
-            for (a, b) in a.chunks(rows).zip(b.chunks(cols)) {
-                want.chunks_mut(cols).zip(a).for_each(|(w, x)| w.iter_mut().zip(b).for_each(|(w, y)| *w += x * y));
+            isa.float_tile(&a, stride, rows, &b, cols, &mut got);
+            for (a, want) in a.chunks(stride).zip(want.chunks_mut(cols)) {
+                for (x, b) in a.iter().zip(b.chunks(cols)) {
+                    want.iter_mut().zip(b).for_each(|(w, y)| *w += x * y);
+                }
             }
             assert!(close(&got, &want, 128.0 * 128.0 * (blocks as f32 + 1.0)), "{} {rows} {cols} {blocks}", isa.name);
         }

@@ -8,7 +8,7 @@
 //!
 //! **Activations** of `rows` rows lie step-quad by step-quad: `a[quad][row][4]` int8; kernels with `wide` set read
 //! `a[quad][row]` as four int16 in the order 0, 2, 1, 3 (the even steps, then the odd ones). Float activations lie
-//! `a[k][row]`.
+//! `a[k][row]` for `dot`, which takes few rows, and row by row for the float tile.
 //!
 //! Every integer kernel computes `acc[row][c] = Σ a · u` over unsigned codes `u`, modulo 2^32; the caller subtracts
 //! what offset and zero point contribute, so any result that fits int32 is exact.
@@ -37,8 +37,8 @@ type TileFn = unsafe fn(a: &[u8], rows: usize, b: &[u8], cols: usize, acc: &mut 
 type UnpackFn = unsafe fn(b: &[u8], cols: usize, out: &mut [u8]);
 /// `acc[rows][cols] += Σ a · (q − zero)` straight from packed blocks.
 type FloatDotFn = unsafe fn(a: &[f32], rows: usize, b: &[u8], cols: usize, zeros: Option<&[f32]>, acc: &mut [f32]);
-/// `acc[rows][cols] += a · b` with float `b[k][cols]`.
-type FloatTileFn = unsafe fn(a: &[f32], rows: usize, b: &[f32], cols: usize, acc: &mut [f32]);
+/// `acc[rows][cols] += a · b` with float `b[k][cols]`, and the rows of `a` `stride` apart.
+type FloatTileFn = unsafe fn(a: &[f32], stride: usize, rows: usize, b: &[f32], cols: usize, acc: &mut [f32]);
 
 /// One entry of the table: an integer kernel for one weight width.
 #[derive(Debug)]
@@ -187,12 +187,13 @@ impl Isa {
         }
     }
 
-    /// `acc[rows][cols] += a[k][rows] · b[k][cols]` in float32.
-    pub(crate) fn float_tile(&self, a: &[f32], rows: usize, b: &[f32], cols: usize, acc: &mut [f32]) {
+    /// `acc[rows][cols] += a[row][k] · b[k][cols]` in float32; row r of `a` begins at `r * stride`.
+    pub(crate) fn float_tile(&self, a: &[f32], stride: usize, rows: usize, b: &[f32], cols: usize, acc: &mut [f32]) {
         assert!((1..=self.float_mr).contains(&rows) && cols > 0 && cols.is_multiple_of(STRIP) && cols <= 64);
-        assert!(b.len().is_multiple_of(cols) && a.len() == b.len() / cols * rows && acc.len() == rows * cols);
+        assert!(b.len().is_multiple_of(cols) && acc.len() == rows * cols);
+        assert!(a.len() >= (rows - 1) * stride + b.len() / cols);
         // SAFETY: see above.
-        unsafe { (self.float_tile)(a, rows, b, cols, acc) }
+        unsafe { (self.float_tile)(a, stride, rows, b, cols, acc) }
     }
 }
 

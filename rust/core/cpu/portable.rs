@@ -95,11 +95,11 @@ fn dot<const BITS: usize>(a: &[f32], rows: usize, b: &[u8], cols: usize, zeros: 
     }
 }
 
-fn float_tile(a: &[f32], rows: usize, b: &[f32], cols: usize, acc: &mut [f32]) {
-    for (a, b) in a.chunks_exact(rows).zip(b.chunks_exact(cols)) {
-        for (x, acc) in a.iter().zip(acc.chunks_exact_mut(cols)) {
+fn float_tile(a: &[f32], stride: usize, rows: usize, b: &[f32], cols: usize, acc: &mut [f32]) {
+    for (k, b) in b.chunks_exact(cols).enumerate() {
+        for (r, acc) in acc.chunks_exact_mut(cols).enumerate().take(rows) {
             for (w, acc) in b.iter().zip(acc) {
-                *acc += x * w;
+                *acc += a[r * stride + k] * w;
             }
         }
     }

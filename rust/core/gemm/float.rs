@@ -14,47 +14,48 @@ use std::sync::Mutex;
 
 /// Steps of k expanded at once: 64 channels of them fill a quarter of a second-level cache.
 const EXPAND: usize = 512;
-/// Elements below which the calling thread arranges the rows alone.
-const SERIAL_ELEMENTS: usize = 1 << 15;
-
-/// Float activations as `a[k][row]` in blocks of up to `mr` rows, k padded with zeros to whole blocks of weights.
-struct Rows {
+/// Float activations, row by row, as float32; and which rows hold NaN or infinity.
+struct Rows<'a> {
     m: usize,
+    k: usize,
     mr: usize,
-    steps: usize,
-    panels: Scratch,
-    /// Rows with NaN or infinity: 1.
-    bad: Scratch,
+    values: Values<'a>,
+    bad: Vec<bool>,
 }
 
-impl Rows {
-    fn new(x: Floats, m: usize, k: usize, steps: usize, mr: usize, isa: &Isa, executor: &dyn Executor) -> Self {
-        let (mut panels, mut bad) = (Scratch::of::<f32>(m * steps), Scratch::of::<u8>(m));
-        let parts: Vec<_> = panels
-            .as_mut::<f32>()
-            .chunks_mut((mr * steps).max(1))
-            .zip(bad.as_mut::<u8>().chunks_mut(mr))
-            .map(Mutex::new)
-            .collect();
-        let task = |i: usize| {
-            let mut part = parts[i].lock().unwrap_or_else(|e| e.into_inner());
-            let (panel, bad) = &mut *part;
-            let rows = bad.len();
-            let mut wide = Vec::new();
-            for r in 0..rows {
-                let row = x.widen((i * mr + r) * k..(i * mr + r + 1) * k, &mut wide);
-                bad[r] = (isa.absmax_bits(row) >= INF_BITS).into();
-                panel.iter_mut().skip(r).step_by(rows).zip(row).for_each(|(p, v)| *p = *v);
-            }
-            panel[k * rows..].fill(0.0);
-        };
-        if m * k <= SERIAL_ELEMENTS {
-            (0..parts.len()).for_each(task)
+enum Values<'a> {
+    Given(&'a [f32]),
+    Widened(Scratch),
+}
+
+impl<'a> Rows<'a> {
+    fn new(x: Floats<'a>, m: usize, k: usize, mr: usize, isa: &Isa, executor: &dyn Executor) -> Self {
+        let mut bad = vec![false; m];
+        let values = if let Floats::F32(x) = x {
+            let parts: Vec<_> = bad.chunks_mut(mr).zip(x.chunks(mr * k)).map(Mutex::new).collect();
+            executor.run(parts.len(), &|i| {
+                let mut part = parts[i].lock().unwrap_or_else(|e| e.into_inner());
+                let (bad, x) = &mut *part;
+                bad.iter_mut().zip(x.chunks(k)).for_each(|(bad, row)| *bad = isa.absmax_bits(row) >= INF_BITS);
+            });
+            Values::Given(x)
         } else {
-            executor.run(parts.len(), &task)
-        }
-        drop(parts);
-        Self { m, mr, steps, panels, bad }
+            let mut wide = Scratch::of::<f32>(m * k);
+            let parts: Vec<_> =
+                bad.chunks_mut(mr).zip(wide.as_mut::<f32>().chunks_mut(mr * k)).map(Mutex::new).collect();
+            executor.run(parts.len(), &|i| {
+                let mut part = parts[i].lock().unwrap_or_else(|e| e.into_inner());
+                let (bad, wide) = &mut *part;
+                let mut scratch = Vec::new();
+                for (r, (bad, wide)) in bad.iter_mut().zip(wide.chunks_mut(k)).enumerate() {
+                    wide.copy_from_slice(x.widen((i * mr + r) * k..(i * mr + r + 1) * k, &mut scratch));
+                    *bad = isa.absmax_bits(wide) >= INF_BITS;
+                }
+            });
+            drop(parts);
+            Values::Widened(wide)
+        };
+        Self { m, k, mr, values, bad }
     }
 
     fn blocks(&self) -> usize {
@@ -66,9 +67,25 @@ impl Rows {
         (i * self.mr, self.mr.min(self.m - i * self.mr))
     }
 
-    fn steps(&self, block: usize, steps: Range<usize>) -> &[f32] {
-        let (row, rows) = self.rows(block);
-        &self.panels.as_slice::<f32>()[row * self.steps + steps.start * rows..row * self.steps + steps.end * rows]
+    /// Everything from step `start` of row `row` on.
+    fn from(&self, row: usize, start: usize) -> &[f32] {
+        let all = match &self.values {
+            Values::Given(x) => x,
+            Values::Widened(x) => x.as_slice(),
+        };
+        &all[row * self.k + start..]
+    }
+
+    /// All rows as `a[k][row]`, k padded with zeros to `steps`.
+    fn interleaved(&self, steps: usize) -> Scratch {
+        let mut out = Scratch::of::<f32>(self.m * steps);
+        let panel = out.as_mut::<f32>();
+        for r in 0..self.m {
+            let row = &self.from(r, 0)[..self.k];
+            panel[r..].iter_mut().step_by(self.m).zip(row).for_each(|(p, v)| *p = *v);
+        }
+        panel[self.k * self.m..].fill(0.0);
+        out
     }
 }
 
@@ -87,7 +104,8 @@ pub(super) fn linear(
     let aligned = w.groups() <= 1 || w.group_size().is_multiple_of(block_steps(w.qtype()));
     let few = m <= MAX_DOT_ROWS && aligned;
     let mr = if few { MAX_DOT_ROWS } else { isa.float_mr };
-    let rows = Rows::new(x, m, w.k(), steps, mr, isa, executor);
+    let rows = Rows::new(x, m, w.k(), mr, isa, executor);
+    let interleaved = if few { rows.interleaved(steps) } else { Scratch::of::<f32>(0) };
     let tasks = Tasks::new(rows.blocks(), mr, w.panels(), executor.threads());
     executor.run(tasks.count(), &|task| {
         let (index, blocks) = tasks.get(task);
@@ -99,13 +117,13 @@ pub(super) fn linear(
         let f = f.as_mut::<f32>();
         f.fill(0.0);
         if few {
-            dot(isa, w, &panel, &params, &rows, f);
+            dot(isa, w, &panel, &params, (interleaved.as_slice(), m), f);
         } else {
             tiles(isa, w, &panel, &params, &rows, blocks, f);
         }
         for (r, f) in f.chunks_exact_mut(panel.cols).enumerate() {
             let (row, f) = (first_row + r, &mut f[..panel.used]);
-            if rows.bad.as_slice::<u8>()[row] != 0 {
+            if rows.bad[row] {
                 f.fill(f32::NAN);
             } else if let Some(bias) = bias {
                 isa.finish(f, 1.0, Some(&bias[panel.first..][..panel.used]));
@@ -118,17 +136,17 @@ pub(super) fn linear(
 }
 
 /// Few rows: codes become floats in registers.
-fn dot(isa: &Isa, w: &PackedRef, panel: &Panel, params: &PanelParams, rows: &Rows, f: &mut [f32]) {
+fn dot(isa: &Isa, w: &PackedRef, panel: &Panel, params: &PanelParams, (a, rows): (&[f32], usize), f: &mut [f32]) {
     let (cols, per_block) = (panel.cols, block_steps(w.qtype()));
     let kernel = isa.kernel(w.qtype());
     let mut acc = [0f32; MAX_DOT_ROWS * 64];
-    let acc = &mut acc[..rows.m * cols];
+    let acc = &mut acc[..rows * cols];
     for group in 0..w.groups() {
         let start = group * w.group_size();
         let end = (start + w.group_size().min(w.k() - start)).next_multiple_of(per_block);
         let b = &panel.weights[start / per_block * block_bytes(cols)..end / per_block * block_bytes(cols)];
         acc.fill(0.0);
-        kernel.dot(rows.steps(0, start..end), rows.m, b, cols, params.group_zeros(group), acc);
+        kernel.dot(&a[start * rows..end * rows], rows, b, cols, params.group_zeros(group), acc);
         for (acc, f) in acc.chunks_exact(cols).zip(f.chunks_exact_mut(cols)) {
             isa.add_scaled(acc, params.group_scales(group), f);
         }
@@ -157,7 +175,7 @@ fn tiles(
         for block in blocks.clone() {
             let (row, count) = rows.rows(block);
             let f = &mut f[(row - first_row) * cols..][..count * cols];
-            isa.float_tile(rows.steps(block, start..end), count, weights.as_slice(), cols, f);
+            isa.float_tile(rows.from(row, start), w.k(), count, weights.as_slice(), cols, f);
         }
     }
 }

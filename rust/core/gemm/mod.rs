@@ -29,7 +29,9 @@ pub enum Arithmetic {
 pub const MAX_GEMM_K: usize = (1 << 17) - 1;
 
 /// Multiplications below which the calling thread works alone: they take it some 10 µs, as waking another would.
-const SERIAL_PRODUCT: usize = 1 << 20;
+const SERIAL_INTEGER: usize = 1 << 20;
+/// The same in float arithmetic.
+const SERIAL_FLOAT: usize = 1 << 18;
 
 /// `out[m, n] = x[m, k] · dequantize(w)[n, k]ᵀ + bias[n]`.
 ///
@@ -60,10 +62,11 @@ pub fn linear(
         out.fill_rows(bias.unwrap_or(&zeros));
         return Ok(());
     }
-    let executor = if m * w.n() * w.k() < SERIAL_PRODUCT { &Serial } else { executor };
+    let (size, out) = (m * w.n() * w.k(), out.share());
+    let pick = |alone: usize| if size < alone { &Serial } else { executor };
     match arithmetic {
-        Arithmetic::Float => float::linear(x, m, &w, bias, out.share(), executor),
-        Arithmetic::Integer => integer::linear(x, m, &w, bias, out.share(), executor),
+        Arithmetic::Float => float::linear(x, m, &w, bias, out, pick(SERIAL_FLOAT)),
+        Arithmetic::Integer => integer::linear(x, m, &w, bias, out, pick(SERIAL_INTEGER)),
     }
 }
 
