@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from . import _rquant
-from ._threads import get_num_threads
+from ._threads import get_num_threads, is_worker
 
 Range = Literal["minmax", "absmax"] | tuple[float, float]
 Array = Any  # numpy.ndarray or torch.Tensor; torch may not be installed
@@ -238,6 +238,14 @@ def unpack(panels: Array) -> QMatrix:
 def is_native(panels: Array) -> bool:
     """Whether this machine's kernel reads these panels as they are."""
     return _rquant.packed_is_native(_typed(panels, "panels", "uint8"), panels.shape[0])
+
+
+def share_openmp() -> None:
+    """Run on the process's OpenMP threads from now on: they spin after each torch op, and ours would fight them for the
+    cores. Not in a worker: a forked process has none of its parent's threads, and OpenMP would wait for them.
+    """
+    if not is_worker():
+        _rquant.adopt_openmp()
 
 
 def linear(

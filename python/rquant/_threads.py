@@ -37,6 +37,11 @@ def get_num_threads() -> int:
     return min(_chosen, ask_torch()) if _worker and ask_torch else _chosen
 
 
+def is_worker() -> bool:
+    """Whether this process was made by another Python process to share its work."""
+    return _worker
+
+
 def _after_fork() -> None:
     global _worker
     _worker = True

@@ -7,7 +7,7 @@ use crate::qtype::QuantType;
 
 /// Bytes of a row of `cols` codes.
 pub const fn row_bytes(cols: usize, qtype: QuantType) -> usize {
-    (cols * qtype.bits()).div_ceil(32) * 4
+    cols.div_ceil(32 / qtype.bits()) * 4
 }
 
 /// Signed codes `[rows, cols]` to canonical bytes `[rows, row_bytes]`.

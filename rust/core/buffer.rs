@@ -18,6 +18,10 @@ impl AlignedBytes {
     pub fn zeroed(len: usize) -> Self {
         Self { lines: vec![Line([0; 64]); len.div_ceil(64)], len }
     }
+
+    fn capacity(&self) -> usize {
+        self.lines.len() * 64
+    }
 }
 
 /// Element types that are plain bits, any of which is a value.
@@ -88,24 +92,20 @@ thread_local! {
     static SPARE: Cell<Vec<AlignedBytes>> = const { Cell::new(Vec::new()) };
 }
 
-/// Scratch memory that goes back to its thread's shelf when dropped, so that a layer's second call allocates nothing.
-/// Its contents are whatever was there.
+/// Scratch memory that goes back to its thread's shelf when dropped, so that a layer's next call need not ask
+/// the system for it. Its contents are whatever was there.
 pub(crate) struct Scratch(AlignedBytes);
 
-/// Buffers larger than this are freed, not kept.
-const KEEP: usize = 16 << 20;
-/// Buffers that a thread keeps: what one product holds at once.
-const SHELF: usize = 8;
+/// Bytes that a thread keeps; what is beyond is freed.
+const KEEP: usize = 32 << 20;
 
 impl Scratch {
     pub(crate) fn take(len: usize) -> Self {
         let mut shelf = SPARE.take();
-        let fit = shelf.iter().position(|b| b.lines.len() * 64 >= len);
-        let mut bytes = fit.or(shelf.len().checked_sub(1)).map(|i| shelf.swap_remove(i)).unwrap_or_default();
+        let fits = shelf.iter().enumerate().filter(|(_, b)| b.capacity() >= len);
+        let best = fits.min_by_key(|(_, b)| b.capacity()).map(|(i, _)| i);
+        let mut bytes = best.map(|i| shelf.swap_remove(i)).unwrap_or_else(|| AlignedBytes::zeroed(len));
         SPARE.set(shelf);
-        if bytes.lines.len() * 64 < len {
-            bytes = AlignedBytes::zeroed(len);
-        }
         bytes.len = len;
         Self(bytes)
     }
@@ -127,15 +127,13 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.0);
-        if bytes.lines.len() * 64 <= KEEP {
-            // a thread that is ending has no shelf any more
-            let _ = SPARE.try_with(|cell| {
-                let mut shelf = cell.take();
-                if shelf.len() < SHELF {
-                    shelf.push(bytes);
-                }
-                cell.set(shelf);
-            });
-        }
+        // a thread that is ending has no shelf any more
+        let _ = SPARE.try_with(|cell| {
+            let mut shelf = cell.take();
+            if bytes.capacity() + shelf.iter().map(AlignedBytes::capacity).sum::<usize>() <= KEEP {
+                shelf.push(bytes);
+            }
+            cell.set(shelf);
+        });
     }
 }

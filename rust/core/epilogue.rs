@@ -2,7 +2,8 @@
 //! are applied.
 //!
 //! Integer path, per output: `f = 0; for each group in order: f = fma(float(Σa·u − Z·Σa), scale, f)`, then
-//! `y = fma(f, row scale, bias)`. The integers are exact and every step is one IEEE operation, so the result has the
+//! `y = fma(f, row scale, bias)`. After every [`FOLD`] groups f moves into a compensated total, so that rounding does not
+//! grow with k. Of a fractional Z the whole part is in that integer, and the rest follows as `fma(−rest, Σa, ·)`. The integers are exact and every step is one IEEE operation, so the result has the
 //! same bits on every instruction set, with any number of threads and on any tile path.
 
 use crate::buffer::Scratch;
@@ -12,6 +13,57 @@ use crate::matrix::{Scales, ZeroPoints};
 use crate::prepack::Panel;
 use crate::qtype::QuantType;
 use half::slice::HalfFloatSliceExt;
+use std::ops::Range;
+
+/// Terms that are added to one float32 before it moves into a compensated total.
+pub(crate) const FOLD: usize = 64;
+
+/// Sums `[rows][cols]` of many terms: a running one and, where there are more than [`FOLD`] terms, a compensated total.
+pub(crate) struct Sums {
+    running: Scratch,
+    total: Option<(Scratch, Scratch)>,
+}
+
+impl Sums {
+    /// Zeros, for `terms` terms each.
+    pub(crate) fn new(len: usize, terms: usize) -> Self {
+        let zeros = || {
+            let mut zeros = Scratch::of::<f32>(len);
+            zeros.as_mut::<f32>().fill(0.0);
+            zeros
+        };
+        Self { running: zeros(), total: (terms > FOLD).then(|| (zeros(), zeros())) }
+    }
+
+    /// Where the next term of the elements `at` is added.
+    pub(crate) fn running(&mut self, at: Range<usize>) -> &mut [f32] {
+        &mut self.running.as_mut::<f32>()[at]
+    }
+
+    /// Say that term `index` of the elements `at` has been added.
+    pub(crate) fn added(&mut self, isa: &Isa, index: usize, at: Range<usize>) {
+        if let Some((total, carry)) = &mut self.total
+            && index % FOLD == FOLD - 1
+        {
+            isa.fold(
+                &mut self.running.as_mut::<f32>()[at.clone()],
+                &mut total.as_mut::<f32>()[at.clone()],
+                &mut carry.as_mut::<f32>()[at],
+            );
+        }
+    }
+
+    /// The sums, once all terms are added.
+    pub(crate) fn finish(&mut self, isa: &Isa) -> &mut [f32] {
+        match &mut self.total {
+            None => self.running.as_mut(),
+            Some((total, carry)) => {
+                isa.fold(self.running.as_mut(), total.as_mut(), carry.as_mut());
+                total.as_mut()
+            }
+        }
+    }
+}
 
 /// Scales and zero points of one panel, `[groups][cols]`.
 pub(crate) struct PanelParams<'a> {
@@ -113,7 +165,11 @@ impl<'a> PanelParams<'a> {
             let v = match self.zeros {
                 ZeroPoints::None => *acc as f32,
                 ZeroPoints::U8(z) => (acc - i64::from(i32::from(z[at]) - self.offset) * sum) as f32,
-                ZeroPoints::F16(z) => *acc as f32 - z[at].to_f32() * sum as f32,
+                ZeroPoints::F16(z) => {
+                    let z = z[at].to_f32();
+                    let whole = z.clamp(-self.offset as f32, (self.offset - 1) as f32).round_ties_even();
+                    (whole - z).mul_add(sum as f32, (acc - whole as i64 * sum) as f32)
+                }
             };
             *f = v.mul_add(self.scales()[at], *f);
         }

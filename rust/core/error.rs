@@ -2,6 +2,7 @@
 
 /// What can be wrong with a call.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A buffer or shape that does not fit the others.
     #[error("{argument}: expected {expected}, got {got}")]
@@ -54,6 +55,11 @@ impl Error {
     ) -> Self {
         Self::Mismatch { argument, expected: expected.to_string(), got: got.to_string() }
     }
+}
+
+/// `rows * cols`, if that can be a size.
+pub(crate) fn area(rows: usize, cols: usize) -> Result<usize> {
+    rows.checked_mul(cols).ok_or_else(|| Error::mismatch("rows * cols", "a size in memory", format!("{rows} * {cols}")))
 }
 
 /// `Err` unless `got == expected`.

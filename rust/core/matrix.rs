@@ -1,7 +1,7 @@
 //! The canonical form of a weight: packed codes, scales and zero points, as they lie in a file.
 
 use crate::bitpack::row_bytes;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result, area, check_len};
 use crate::qtype::QuantType;
 use half::f16;
 
@@ -135,8 +135,8 @@ impl<'a> MatrixRef<'a> {
             return Err(Error::mismatch("group_size", "at least 1", 0));
         }
         let this = Self { rows, cols, qtype, group_size, codes, scales, zeros };
-        check_len("codes", rows * row_bytes(cols, qtype), codes.len())?;
-        check_len("scale", rows * this.groups(), scales.len())?;
+        check_len("codes", area(rows, row_bytes(cols, qtype))?, codes.len())?;
+        check_len("scale", area(rows, this.groups())?, scales.len())?;
         if let Some(len) = zeros.len() {
             check_len("zero_point", rows * this.groups(), len)?;
         }

@@ -4,7 +4,7 @@
 use crate::bitpack::{pack_row, row_bytes};
 use crate::cpu;
 use crate::cpu::lanes::{Encoding, INF_BITS};
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result, area, check_len};
 use crate::executor::Executor;
 use crate::floats::Floats;
 use crate::matrix::{OwnedScales, OwnedZeroPoints, QuantizedMatrix, Scales, ZeroKind, ZeroPoints};
@@ -33,7 +33,7 @@ pub fn ranges(
     executor: &dyn Executor,
 ) -> Result<()> {
     let isa = cpu::active()?;
-    check_len("x", rows * cols, x.len())?;
+    check_len("x", area(rows, cols)?, x.len())?;
     if group_size == 0 {
         return Err(Error::mismatch("group_size", "at least 1", 0));
     }
@@ -51,7 +51,7 @@ pub fn ranges(
         }
         isa.min_max(values)
     };
-    if cols > CHUNK && rows * groups < 4 * executor.threads() {
+    if cols > CHUNK && rows * groups < executor.threads().saturating_mul(4) {
         for (g, (lo, hi)) in lo.iter_mut().zip(hi.iter_mut()).enumerate() {
             let (row, first) = (g / groups, g % groups * group_size);
             let len = group_size.min(cols - first);
@@ -97,7 +97,7 @@ fn split<'a, A, B>(a: &'a mut [A], b: &'a mut [B], per_task: usize) -> Parts<'a,
 /// they were.
 ///
 /// # Errors
-/// [`Error::Mismatch`] for lengths.
+/// [`Error::Mismatch`] for lengths; [`Error::NotFinite`] for a range that is not.
 pub fn qparams(
     lo: &[f32],
     hi: &[f32],
@@ -110,6 +110,11 @@ pub fn qparams(
     check_len("hi", lo.len(), hi.len())?;
     check_len("scale", lo.len(), scales.len())?;
     check_len("zero_point", if symmetric { 0 } else { lo.len() }, zeros.len())?;
+    for (argument, values) in [("lo", lo), ("hi", hi)] {
+        if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+            return Err(Error::NotFinite { argument, index });
+        }
+    }
     for ((&lo, &hi), scale) in lo.iter().zip(hi).zip(&mut *scales) {
         // float64: hi − lo of two float32 cannot overflow, and one rounding remains
         let (lo, hi) = (f64::from(lo.min(0.0)), f64::from(hi.max(0.0)));
@@ -149,7 +154,7 @@ pub fn encode(
     executor: &dyn Executor,
 ) -> Result<()> {
     let isa = cpu::active()?;
-    check_len("x", rows * cols, x.len())?;
+    check_len("x", area(rows, cols)?, x.len())?;
     let stride = row_bytes(cols, qtype);
     crate::matrix::MatrixRef::new(rows, cols, qtype, group_size, codes, scales, zeros)?;
     if let Some(i) = (0..scales.len()).find(|&i| !(scales.get(i) > 0.0 && scales.get(i).is_finite())) {
@@ -180,7 +185,7 @@ pub fn encode(
     if cols == 0 {
         return Ok(());
     }
-    if cols > CHUNK && rows < 4 * executor.threads() {
+    if cols > CHUNK && rows < executor.threads().saturating_mul(4) {
         for (row, codes) in codes.chunks_mut(stride).enumerate() {
             let parts: Vec<_> = codes.chunks_mut(CHUNK / qtype.per_byte()).map(std::sync::Mutex::new).collect();
             executor.run(parts.len(), &|i| {
@@ -241,7 +246,8 @@ pub fn quantize(
     if group_size == 0 {
         return Err(Error::mismatch("group_size", "at least 1", 0));
     }
-    let count = rows * cols.div_ceil(group_size);
+    check_len("x", area(rows, cols)?, x.len())?;
+    let count = area(rows, cols.div_ceil(group_size))?;
     let (mut lo, mut hi) = (vec![0f32; count], vec![0f32; count]);
     ranges(x, rows, cols, group_size, &mut lo, &mut hi, executor)?;
     if scheme.range == RangeRule::AbsMax {

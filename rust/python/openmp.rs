@@ -8,7 +8,7 @@ use std::ffi::{c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 
 /// `void GOMP_parallel(void (*fn)(void *), void *data, unsigned num_threads, unsigned flags)`: the entry that compiled
 /// `#pragma omp parallel` calls, exported by GNU's and LLVM's runtimes.
@@ -70,19 +70,24 @@ extern "C" fn work(job: *mut c_void) {
     }
 }
 
-impl Executor for Team {
+/// Each thread that enters the runtime gets a team of its own: callers at the same time would fight for the cores.
+static BUSY: AtomicBool = AtomicBool::new(false);
+
+// SAFETY: indices come from one counter, each once.
+unsafe impl Executor for Team {
     fn threads(&self) -> usize {
         self.threads
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        if tasks <= 1 {
+        if tasks <= 1 || BUSY.swap(true, Acquire) {
             return Serial.run(tasks, task);
         }
         let mut job = Job { task, next: AtomicUsize::new(0), tasks, panic: Mutex::new(None) };
-        let threads = self.threads.min(tasks) as c_uint;
+        // always as many threads: GNU's runtime ends and starts threads when the number changes from region to region
         // SAFETY: `work` takes the `Job` it is given here, and the region ends before this call returns.
-        unsafe { (self.enter)(work, (&raw mut job).cast(), threads, 0) };
+        unsafe { (self.enter)(work, (&raw mut job).cast(), self.threads as c_uint, 0) };
+        BUSY.store(false, Release);
         if let Ok(Some(panic)) = job.panic.into_inner() {
             resume_unwind(panic);
         }

@@ -5,12 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from .. import _native, _rquant
+from .. import _native
 from .._native import QMatrix
 from . import reference
 
-# torch's OpenMP threads spin after each torch op: share them rather than fight them for the cores
-_rquant.adopt_openmp()
+_native.share_openmp()  # torch has loaded it by now
 
 
 def linear(

@@ -176,20 +176,29 @@ fn unpack<const BITS: usize>(b: &[u8], cols: usize, out: &mut [u8]) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn dot<const BITS: usize>(a: &[f32], rows: usize, b: &[u8], cols: usize, zeros: Option<&[f32]>, acc: &mut [f32]) {
-    by_strip!(strip in cols, R = rows; [1 2 3 4] dot_strip::<BITS, R>(a, b, zeros, acc, cols, strip))
+fn dot<const BITS: usize>(
+    a: &[f32],
+    rows: usize,
+    b: &[u8],
+    cols: usize,
+    scales: &[f32],
+    zeros: Option<&[f32]>,
+    acc: &mut [f32],
+) {
+    by_strip!(strip in cols, R = rows; [1 2 3 4] dot_strip::<BITS, R>(a, b, scales, zeros, acc, cols, strip))
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn dot_strip<const BITS: usize, const R: usize>(
     a: &[f32],
     b: &[u8],
+    scales: &[f32],
     zeros: Option<&[f32]>,
     acc: &mut [f32],
     cols: usize,
     strip: usize,
 ) {
-    let mut c = load_floats::<R>(acc, cols, strip);
+    let mut c = [[_mm256_setzero_ps(); 2]; R];
     let z = zeros.map(|z| load_floats::<1>(z, cols, strip)[0]);
     // offset codes to two's complement: the top bit of each turns over
     let flip = _mm256_set1_epi32([0xaaaa_aaaa_u32, 0x8888_8888, 0x8080_8080][BITS.ilog2() as usize - 1] as i32);
@@ -210,7 +219,13 @@ fn dot_strip<const BITS: usize, const R: usize>(
             }
         }
     }
-    store_floats(acc, c, cols, strip);
+    let ([scales], mut f) = (load_floats::<1>(scales, cols, strip), load_floats::<R>(acc, cols, strip));
+    for r in 0..R {
+        for j in 0..2 {
+            f[r][j] = _mm256_fmadd_ps(c[r][j], scales[j], f[r][j]);
+        }
+    }
+    store_floats(acc, f, cols, strip);
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -27,6 +27,7 @@ pub(super) static ISA: Isa = Isa {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
     },
     kernels: [
         Microkernel {
@@ -153,24 +154,28 @@ fn unpack<const BITS: usize>(b: &[u8], cols: usize, out: &mut [u8]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-fn dot<const BITS: usize>(a: &[f32], rows: usize, b: &[u8], cols: usize, zeros: Option<&[f32]>, acc: &mut [f32]) {
-    by_shape!(rows, cols, [1 2 3 4], dot_shape<BITS>(a, b, zeros, acc))
+fn dot<const BITS: usize>(
+    a: &[f32],
+    rows: usize,
+    b: &[u8],
+    cols: usize,
+    scales: &[f32],
+    zeros: Option<&[f32]>,
+    acc: &mut [f32],
+) {
+    by_shape!(rows, cols, [1 2 3 4], dot_shape<BITS>(a, b, scales, zeros, acc))
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
 fn dot_shape<const BITS: usize, const R: usize, const V: usize>(
     a: &[f32],
     b: &[u8],
+    scales: &[f32],
     zeros: Option<&[f32]>,
     acc: &mut [f32],
 ) {
     let (out, _) = acc.as_chunks_mut::<16>();
     let mut c = [[_mm512_setzero_ps(); V]; R];
-    for r in 0..R {
-        for j in 0..V {
-            c[r][j] = load_f32(&out[r * V + j]);
-        }
-    }
     let mut z = [_mm512_setzero_ps(); V];
     if let Some(zeros) = zeros {
         let (zeros, _) = zeros.as_chunks::<16>();
@@ -217,9 +222,11 @@ fn dot_shape<const BITS: usize, const R: usize, const V: usize>(
             }
         }
     }
+    let (scales, _) = scales.as_chunks::<16>();
     for r in 0..R {
         for j in 0..V {
-            store_f32(&mut out[r * V + j], c[r][j]);
+            let sum = _mm512_fmadd_ps(c[r][j], load_f32(&scales[j]), load_f32(&out[r * V + j]));
+            store_f32(&mut out[r * V + j], sum);
         }
     }
 }

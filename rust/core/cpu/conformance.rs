@@ -97,11 +97,11 @@ fn float_kernels_agree_with_the_portable_ones() {
             for (rows, cols, blocks) in shapes(MAX_DOT_ROWS) {
                 let b = bytes(blocks * block_bytes(cols), 8);
                 let a = floats(blocks * block_steps(weight) * rows, 9);
-                let z = floats(cols, 10);
+                let (z, scales) = (floats(cols, 10), vec![0.5; cols]);
                 for zeros in [None, Some(&z[..])] {
                     let (mut got, mut want) = (vec![2f32; rows * cols], vec![2f32; rows * cols]);
-                    isa.kernel(weight).dot(&a, rows, &b, cols, zeros, &mut got);
-                    portable::ISA.kernel(weight).dot(&a, rows, &b, cols, zeros, &mut want);
+                    isa.kernel(weight).dot(&a, rows, &b, cols, &scales, zeros, &mut got);
+                    portable::ISA.kernel(weight).dot(&a, rows, &b, cols, &scales, zeros, &mut want);
                     let size = 128.0 * 256.0 * (a.len() as f32 + 1.0);
                     assert!(close(&got, &want, size), "{} {weight:?} {rows} {cols} {blocks}", isa.name);
                 }
@@ -134,8 +134,12 @@ fn lanes_give_the_same_bits() {
             }
             isa.finish(&mut got_f, 0.3, Some(x));
             spec.finish(&mut want_f, 0.3, Some(x));
-            isa.add_scaled(x, &scales, &mut got_f);
-            spec.add_scaled(x, &scales, &mut want_f);
+            isa.add(&scales, &mut got_f);
+            spec.add(&scales, &mut want_f);
+            let (mut got_t, mut want_t) = ((x.to_vec(), scales.clone()), (x.to_vec(), scales.clone()));
+            isa.fold(&mut got_f.clone(), &mut got_t.0, &mut got_t.1);
+            spec.fold(&mut want_f.clone(), &mut want_t.0, &mut want_t.1);
+            assert_eq!(got_t, want_t, "{} {len}", isa.name);
             assert_eq!(got_f, want_f, "{} {len}", isa.name);
             isa.decode(&got, 128, 0.5, 0.7, &mut got_f);
             spec.decode(&got, 128, 0.5, 0.7, &mut want_f);

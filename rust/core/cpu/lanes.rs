@@ -134,9 +134,12 @@ fn add_group(acc: &[i32], sum: i32, zeros: PanelZeros, scales: &[f32], f: &mut [
         }
         PanelZeros::Fraction(z, offset) => {
             let z = &z[..n];
-            let shared = offset.wrapping_mul(sum);
             for c in 0..n {
-                let v = (acc[c].wrapping_sub(shared) as f32) - z[c] * sum as f32;
+                // the whole part of Z (within the codes' range, so that int32 holds the sum) is subtracted exactly
+                let whole = z[c].max(-offset as f32).min((offset - 1) as f32) + MAGIC;
+                let stored = (whole.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32).wrapping_add(offset);
+                let v = acc[c].wrapping_sub(stored.wrapping_mul(sum)) as f32;
+                let v = (whole - MAGIC - z[c]).mul_add(sum as f32, v);
                 f[c] = v.mul_add(scales[c], f[c]);
             }
         }
@@ -152,12 +155,22 @@ fn finish(f: &mut [f32], factor: f32, bias: Option<&[f32]>) {
     }
 }
 
-/// `f += scale · acc`, one group of the float path.
+/// Kahan's compensated `total += f`, and `f = 0`.
 #[inline(always)]
-fn add_scaled(acc: &[f32], scales: &[f32], f: &mut [f32]) {
-    for c in 0..f.len() {
-        f[c] = acc[c].mul_add(scales[c], f[c]);
+fn fold(f: &mut [f32], total: &mut [f32], carry: &mut [f32]) {
+    for ((f, total), carry) in f.iter_mut().zip(total).zip(carry) {
+        let y = *f - *carry;
+        let sum = *total + y;
+        *carry = (sum - *total) - y;
+        *total = sum;
+        *f = 0.0;
     }
+}
+
+/// `f += acc`, a stretch of the float path.
+#[inline(always)]
+fn add(acc: &[f32], f: &mut [f32]) {
+    f.iter_mut().zip(acc).for_each(|(f, a)| *f += a);
 }
 
 macro_rules! table {
@@ -209,7 +222,8 @@ table! {
     expand(b: &[u8], cols: usize, weight: QuantType, groups: Groups, out: &mut [f32]);
     add_group(acc: &[i32], sum: i32, zeros: PanelZeros, scales: &[f32], f: &mut [f32]);
     finish(f: &mut [f32], factor: f32, bias: Option<&[f32]>);
-    add_scaled(acc: &[f32], scales: &[f32], f: &mut [f32]);
+    add(acc: &[f32], f: &mut [f32]);
+    fold(f: &mut [f32], total: &mut [f32], carry: &mut [f32]);
 }
 #[allow(clippy::single_component_path_imports)] // gives the macro a path
 pub(super) use lanes;

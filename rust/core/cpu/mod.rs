@@ -35,8 +35,9 @@ pub(crate) const STRIP: usize = 16;
 type TileFn = unsafe fn(a: &[u8], rows: usize, b: &[u8], cols: usize, acc: &mut [i32], accumulate: bool);
 /// Packed blocks to blocks of one byte per code.
 type UnpackFn = unsafe fn(b: &[u8], cols: usize, out: &mut [u8]);
-/// `acc[rows][cols] += Σ a · (q − zero)` straight from packed blocks.
-type FloatDotFn = unsafe fn(a: &[f32], rows: usize, b: &[u8], cols: usize, zeros: Option<&[f32]>, acc: &mut [f32]);
+/// `acc[rows][cols] += scale · Σ a · (q − zero)` straight from packed blocks.
+type FloatDotFn =
+    unsafe fn(a: &[f32], rows: usize, b: &[u8], cols: usize, scales: &[f32], zeros: Option<&[f32]>, acc: &mut [f32]);
 /// `acc[rows][cols] += a · b` with float `b[k][cols]`, and the rows of `a` `stride` apart.
 type FloatTileFn = unsafe fn(a: &[f32], stride: usize, rows: usize, b: &[f32], cols: usize, acc: &mut [f32]);
 
@@ -162,14 +163,24 @@ impl Microkernel {
         unsafe { (self.unpack)(b, cols, out) }
     }
 
-    /// `acc[rows][cols] += Σ_k a[k][row] · (q[k][c] − zeros[c])` in float32 straight from packed blocks; rows <= 4.
-    pub(crate) fn dot(&self, a: &[f32], rows: usize, b: &[u8], cols: usize, zeros: Option<&[f32]>, acc: &mut [f32]) {
+    /// `acc[rows][cols] += scales[c] · Σ_k a[k][row] · (q[k][c] − zeros[c])` in float32 straight from packed blocks, for up
+    /// to [`MAX_DOT_ROWS`] rows.
+    pub(crate) fn dot(
+        &self,
+        a: &[f32],
+        rows: usize,
+        b: &[u8],
+        cols: usize,
+        scales: &[f32],
+        zeros: Option<&[f32]>,
+        acc: &mut [f32],
+    ) {
         assert!((1..=MAX_DOT_ROWS).contains(&rows) && cols > 0 && cols.is_multiple_of(STRIP) && cols <= 64);
         assert!(b.len().is_multiple_of(block_bytes(cols)) && acc.len() == rows * cols);
         assert!(a.len() == b.len() / block_bytes(cols) * block_steps(self.weight) * rows);
-        assert!(zeros.is_none_or(|z| z.len() == cols));
+        assert!(scales.len() == cols && zeros.is_none_or(|z| z.len() == cols));
         // SAFETY: see above.
-        unsafe { (self.dot)(a, rows, b, cols, zeros, acc) }
+        unsafe { (self.dot)(a, rows, b, cols, scales, zeros, acc) }
     }
 }
 

@@ -80,18 +80,30 @@ fn unpack<const BITS: usize>(b: &[u8], cols: usize, out: &mut [u8]) {
     }
 }
 
-fn dot<const BITS: usize>(a: &[f32], rows: usize, b: &[u8], cols: usize, zeros: Option<&[f32]>, acc: &mut [f32]) {
+fn dot<const BITS: usize>(
+    a: &[f32],
+    rows: usize,
+    b: &[u8],
+    cols: usize,
+    scales: &[f32],
+    zeros: Option<&[f32]>,
+    acc: &mut [f32],
+) {
     let offset = 1 << (BITS - 1);
+    let mut sums = vec![0f32; rows * cols];
     for (block, a) in b.chunks_exact(cols * 4).zip(a.chunks_exact(32 / BITS * rows)) {
         for (step, a) in a.chunks_exact(rows).enumerate() {
             for c in 0..cols {
                 let q = (code::<BITS>(block, c, step / 4, step % 4) - offset) as f32;
                 let w = q - zeros.map_or(0.0, |z| z[c]);
                 for (r, x) in a.iter().enumerate() {
-                    acc[r * cols + c] += x * w;
+                    sums[r * cols + c] += x * w;
                 }
             }
         }
+    }
+    for (i, sum) in sums.iter().enumerate() {
+        acc[i] = sum.mul_add(scales[i % cols], acc[i]);
     }
 }
 

@@ -4,7 +4,7 @@ use super::Tasks;
 use crate::buffer::Scratch;
 use crate::cpu::lanes::{Groups, INF_BITS};
 use crate::cpu::{self, Isa, MAX_DOT_ROWS, block_bytes, block_steps};
-use crate::epilogue::PanelParams;
+use crate::epilogue::{PanelParams, Sums};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::floats::{Floats, SharedOut};
@@ -12,8 +12,12 @@ use crate::prepack::{PackedRef, Panel};
 use std::ops::Range;
 use std::sync::Mutex;
 
-/// Steps of k expanded at once: 64 channels of them fill a quarter of a second-level cache.
-const EXPAND: usize = 512;
+/// Steps of k that are summed in one float32 before the sum joins the others: rounding then stays below 1e-5 of the
+/// terms' magnitudes even when all of it goes one way. 64 channels of as many expanded weights fill 64 KiB of cache.
+const STRETCH: usize = 256;
+/// Activations from which on codes are scaled before they are summed, since the bare sum might overflow.
+const HUGE: f32 = 1e30;
+
 /// Float activations, row by row, as float32; and which rows hold NaN or infinity.
 struct Rows<'a> {
     m: usize,
@@ -21,6 +25,7 @@ struct Rows<'a> {
     mr: usize,
     values: Values<'a>,
     bad: Vec<bool>,
+    huge: bool,
 }
 
 enum Values<'a> {
@@ -30,32 +35,34 @@ enum Values<'a> {
 
 impl<'a> Rows<'a> {
     fn new(x: Floats<'a>, m: usize, k: usize, mr: usize, isa: &Isa, executor: &dyn Executor) -> Self {
-        let mut bad = vec![false; m];
+        let mut most = vec![0u32; m];
         let values = if let Floats::F32(x) = x {
-            let parts: Vec<_> = bad.chunks_mut(mr).zip(x.chunks(mr * k)).map(Mutex::new).collect();
+            let parts: Vec<_> = most.chunks_mut(mr).zip(x.chunks(mr * k)).map(Mutex::new).collect();
             executor.run(parts.len(), &|i| {
                 let mut part = parts[i].lock().unwrap_or_else(|e| e.into_inner());
-                let (bad, x) = &mut *part;
-                bad.iter_mut().zip(x.chunks(k)).for_each(|(bad, row)| *bad = isa.absmax_bits(row) >= INF_BITS);
+                let (most, x) = &mut *part;
+                most.iter_mut().zip(x.chunks(k)).for_each(|(most, row)| *most = isa.absmax_bits(row));
             });
             Values::Given(x)
         } else {
             let mut wide = Scratch::of::<f32>(m * k);
             let parts: Vec<_> =
-                bad.chunks_mut(mr).zip(wide.as_mut::<f32>().chunks_mut(mr * k)).map(Mutex::new).collect();
+                most.chunks_mut(mr).zip(wide.as_mut::<f32>().chunks_mut(mr * k)).map(Mutex::new).collect();
             executor.run(parts.len(), &|i| {
                 let mut part = parts[i].lock().unwrap_or_else(|e| e.into_inner());
-                let (bad, wide) = &mut *part;
+                let (most, wide) = &mut *part;
                 let mut scratch = Vec::new();
-                for (r, (bad, wide)) in bad.iter_mut().zip(wide.chunks_mut(k)).enumerate() {
+                for (r, (most, wide)) in most.iter_mut().zip(wide.chunks_mut(k)).enumerate() {
                     wide.copy_from_slice(x.widen((i * mr + r) * k..(i * mr + r + 1) * k, &mut scratch));
-                    *bad = isa.absmax_bits(wide) >= INF_BITS;
+                    *most = isa.absmax_bits(wide);
                 }
             });
             drop(parts);
             Values::Widened(wide)
         };
-        Self { m, k, mr, values, bad }
+        let bad = most.iter().map(|bits| *bits >= INF_BITS).collect();
+        let huge = most.iter().any(|bits| (HUGE.to_bits()..INF_BITS).contains(bits));
+        Self { m, k, mr, values, bad, huge }
     }
 
     fn blocks(&self) -> usize {
@@ -102,26 +109,28 @@ pub(super) fn linear(
     let isa = cpu::active()?;
     let steps = w.k().next_multiple_of(block_steps(w.qtype()));
     let aligned = w.groups() <= 1 || w.group_size().is_multiple_of(block_steps(w.qtype()));
-    let few = m <= MAX_DOT_ROWS && aligned;
-    let mr = if few { MAX_DOT_ROWS } else { isa.float_mr };
-    let rows = Rows::new(x, m, w.k(), mr, isa, executor);
+    let mut rows = Rows::new(x, m, w.k(), isa.float_mr, isa, executor);
+    let few = m <= MAX_DOT_ROWS && aligned && !rows.huge;
     let interleaved = if few { rows.interleaved(steps) } else { Scratch::of::<f32>(0) };
-    let tasks = Tasks::new(rows.blocks(), mr, w.panels(), executor.threads());
+    let stretches = if few { stretches(w) } else { Vec::new() };
+    let terms = if few { stretches.len() } else { w.k().div_ceil(STRETCH) };
+    if few {
+        rows.mr = MAX_DOT_ROWS; // one block
+    }
+    let tasks = Tasks::new(rows.blocks(), rows.mr, w.panels(), executor.threads());
     executor.run(tasks.count(), &|task| {
         let (index, blocks) = tasks.get(task);
         let panel = w.panel(index);
         let params = PanelParams::float(&panel, w.qtype());
         let first_row = rows.rows(blocks.start).0;
         let (last, count) = rows.rows(blocks.end - 1);
-        let mut f = Scratch::of::<f32>((last + count - first_row) * panel.cols);
-        let f = f.as_mut::<f32>();
-        f.fill(0.0);
+        let mut f = Sums::new((last + count - first_row) * panel.cols, terms);
         if few {
-            dot(isa, w, &panel, &params, (interleaved.as_slice(), m), f);
+            dot(isa, w, &panel, &params, &stretches, (interleaved.as_slice(), m), &mut f);
         } else {
-            tiles(isa, w, &panel, &params, &rows, blocks, f);
+            tiles(isa, w, &panel, &params, &rows, blocks, &mut f);
         }
-        for (r, f) in f.chunks_exact_mut(panel.cols).enumerate() {
+        for (r, f) in f.finish(isa).chunks_exact_mut(panel.cols).enumerate() {
             let (row, f) = (first_row + r, &mut f[..panel.used]);
             if rows.bad[row] {
                 f.fill(f32::NAN);
@@ -135,21 +144,35 @@ pub(super) fn linear(
     Ok(())
 }
 
-/// Few rows: codes become floats in registers.
-fn dot(isa: &Isa, w: &PackedRef, panel: &Panel, params: &PanelParams, (a, rows): (&[f32], usize), f: &mut [f32]) {
-    let (cols, per_block) = (panel.cols, block_steps(w.qtype()));
-    let kernel = isa.kernel(w.qtype());
-    let mut acc = [0f32; MAX_DOT_ROWS * 64];
-    let acc = &mut acc[..rows * cols];
+/// The stretches of k that [`dot`] takes at once, each within a group: group, first step, end.
+fn stretches(w: &PackedRef) -> Vec<(usize, usize, usize)> {
+    let per_block = block_steps(w.qtype());
+    let mut all = Vec::new();
     for group in 0..w.groups() {
         let start = group * w.group_size();
         let end = (start + w.group_size().min(w.k() - start)).next_multiple_of(per_block);
+        all.extend((start..end).step_by(STRETCH).map(|from| (group, from, (from + STRETCH).min(end))));
+    }
+    all
+}
+
+/// Few rows: codes become floats in registers.
+fn dot(
+    isa: &Isa,
+    w: &PackedRef,
+    panel: &Panel,
+    params: &PanelParams,
+    stretches: &[(usize, usize, usize)],
+    (a, rows): (&[f32], usize),
+    f: &mut Sums,
+) {
+    let (cols, per_block) = (panel.cols, block_steps(w.qtype()));
+    let kernel = isa.kernel(w.qtype());
+    for (term, &(group, start, end)) in stretches.iter().enumerate() {
         let b = &panel.weights[start / per_block * block_bytes(cols)..end / per_block * block_bytes(cols)];
-        acc.fill(0.0);
-        kernel.dot(&a[start * rows..end * rows], rows, b, cols, params.group_zeros(group), acc);
-        for (acc, f) in acc.chunks_exact(cols).zip(f.chunks_exact_mut(cols)) {
-            isa.add_scaled(acc, params.group_scales(group), f);
-        }
+        let (scales, zeros) = (params.group_scales(group), params.group_zeros(group));
+        kernel.dot(&a[start * rows..end * rows], rows, b, cols, scales, zeros, f.running(0..rows * cols));
+        f.added(isa, term, 0..rows * cols);
     }
 }
 
@@ -161,21 +184,27 @@ fn tiles(
     params: &PanelParams,
     rows: &Rows,
     blocks: Range<usize>,
-    f: &mut [f32],
+    f: &mut Sums,
 ) {
     let (cols, per_block) = (panel.cols, block_steps(w.qtype()));
     let first_row = rows.rows(blocks.start).0;
-    for start in (0..w.k()).step_by(EXPAND) {
-        let end = (start + EXPAND).min(w.k());
+    let mut weights = Scratch::of::<f32>(STRETCH.min(w.k()) * cols);
+    let mut acc = Scratch::of::<f32>(rows.mr * cols);
+    for (term, start) in (0..w.k()).step_by(STRETCH).enumerate() {
+        let end = (start + STRETCH).min(w.k());
         let b = &panel.weights[start / per_block * block_bytes(cols)..end.div_ceil(per_block) * block_bytes(cols)];
         let groups =
             Groups { first: start, size: w.group_size(), scales: params.scales(), zeros: params.plain_zeros() };
-        let mut weights = Scratch::of::<f32>((end - start) * cols);
-        isa.expand(b, cols, w.qtype(), groups, weights.as_mut());
+        let weights = &mut weights.as_mut::<f32>()[..(end - start) * cols];
+        isa.expand(b, cols, w.qtype(), groups, weights);
         for block in blocks.clone() {
             let (row, count) = rows.rows(block);
-            let f = &mut f[(row - first_row) * cols..][..count * cols];
-            isa.float_tile(rows.from(row, start), w.k(), count, weights.as_slice(), cols, f);
+            let acc = &mut acc.as_mut::<f32>()[..count * cols];
+            acc.fill(0.0);
+            isa.float_tile(rows.from(row, start), w.k(), count, weights, cols, acc);
+            let at = (row - first_row) * cols..(row - first_row + count) * cols;
+            isa.add(acc, f.running(at.clone()));
+            f.added(isa, term, at);
         }
     }
 }

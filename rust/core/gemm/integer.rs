@@ -5,7 +5,7 @@ use super::plan::{Alignment, Piece, Plan};
 use super::{Tasks, unpack_rows};
 use crate::buffer::Scratch;
 use crate::cpu::{self, Isa, Microkernel, block_bytes};
-use crate::epilogue::PanelParams;
+use crate::epilogue::{PanelParams, Sums};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::floats::{Floats, SharedOut};
@@ -117,25 +117,27 @@ pub(super) fn linear(
         let params = PanelParams::integer(&panel, w.qtype());
         let first_row = acts.rows(blocks.start).0;
         let (last, count) = acts.rows(blocks.end - 1);
-        let mut f = Scratch::of::<f32>((last + count - first_row) * panel.cols);
-        let f = f.as_mut::<f32>();
-        f.fill(0.0);
+        let mut f = Sums::new((last + count - first_row) * panel.cols, w.groups());
         let mut deep = DeepSums::default();
         product.panel(&panel, blocks.clone(), |block, segment, acc| {
             let s = &plan.segments[segment];
             let (row, rows) = acts.rows(block);
-            let f = &mut f[(row - first_row) * panel.cols..][..rows * panel.cols];
+            let at = (row - first_row) * panel.cols..(row - first_row + rows) * panel.cols;
+            let running = f.running(at.clone());
             let sums = (row..row + rows).map(|r| acts.sum(r, segment));
             if s.deep {
-                deep.add(f.len(), block - blocks.start, w.qtype().offset(), acc, sums);
+                deep.add(running.len(), block - blocks.start, w.qtype().offset(), acc, sums);
                 if s.ends_group {
-                    deep.finish(block - blocks.start, &params, s.group, panel.cols, f);
+                    deep.finish(block - blocks.start, &params, s.group, panel.cols, running);
                 }
             } else {
-                params.add_group(isa, s.group, acc, sums, f);
+                params.add_group(isa, s.group, acc, sums, running);
+            }
+            if s.ends_group {
+                f.added(isa, s.group, at);
             }
         });
-        for (r, f) in f.chunks_exact_mut(panel.cols).enumerate() {
+        for (r, f) in f.finish(isa).chunks_exact_mut(panel.cols).enumerate() {
             let row = first_row + r;
             let bias = bias.map(|b| &b[panel.first..panel.first + panel.used]);
             isa.finish(&mut f[..panel.used], acts.scale(row), bias);
@@ -184,7 +186,7 @@ pub(super) fn product(a: &[i8], m: usize, w: &PackedRef, out: &mut [i32], execut
     let plan = Plan::whole(w.k(), w.qtype());
     let product = Product::new(Source::Codes(a), m, w, &plan, executor)?;
     let tasks = Tasks::new(product.acts.blocks(), product.kernel.mr, w.panels(), executor.threads());
-    let shared = SharedInts(out.as_mut_ptr());
+    let shared = SharedInts { at: out.as_mut_ptr(), len: out.len() };
     executor.run(tasks.count(), &|task| {
         let (index, blocks) = tasks.get(task);
         let panel = w.panel(index);
@@ -193,9 +195,8 @@ pub(super) fn product(a: &[i8], m: usize, w: &PackedRef, out: &mut [i32], execut
             for (r, acc) in acc.chunks_exact(panel.cols).enumerate() {
                 let shift = w.qtype().offset().wrapping_mul(product.acts.sum(first + r, 0));
                 let at = (first + r) * w.n() + panel.first;
-                // SAFETY: within `out` (its length is m * n, and at + used <= m * n), which lives as long as the
-                // call; this task alone has these rows of this panel's columns.
-                let out = unsafe { std::slice::from_raw_parts_mut(shared.at(at), panel.used) };
+                // SAFETY: `out` lives as long as the call; this task alone has these rows of this panel's columns.
+                let out = unsafe { shared.slice(at, panel.used) };
                 out.iter_mut().zip(acc).for_each(|(o, v)| *o = v.wrapping_sub(shift));
             }
         });
@@ -203,13 +204,22 @@ pub(super) fn product(a: &[i8], m: usize, w: &PackedRef, out: &mut [i32], execut
     Ok(())
 }
 
+/// An output that tasks write in disjoint pieces.
 #[derive(Clone, Copy)]
-struct SharedInts(*mut i32);
-// SAFETY: a plain address; tasks write disjoint ranges.
+struct SharedInts {
+    at: *mut i32,
+    len: usize,
+}
+// SAFETY: a plain address; `slice` asks its callers for disjoint ranges.
 #[allow(unsafe_code)]
 unsafe impl Sync for SharedInts {}
+#[allow(unsafe_code)]
 impl SharedInts {
-    fn at(self, i: usize) -> *mut i32 {
-        self.0.wrapping_add(i)
+    /// # Safety
+    /// The buffer is still borrowed, and nobody else touches this range meanwhile.
+    unsafe fn slice<'a>(self, start: usize, len: usize) -> &'a mut [i32] {
+        assert!(start + len <= self.len, "output range");
+        // SAFETY: in range (asserted) and the caller's alone.
+        unsafe { std::slice::from_raw_parts_mut(self.at.add(start), len) }
     }
 }

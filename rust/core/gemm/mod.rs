@@ -10,7 +10,7 @@ mod tests;
 
 pub use rows::{gather_rows, quantize_rows};
 
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result, area, check_len};
 use crate::executor::{Executor, Serial};
 use crate::floats::{Floats, FloatsMut};
 use crate::prepack::PackedRef;
@@ -18,6 +18,7 @@ use std::ops::Range;
 
 /// How [`linear`] multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Arithmetic {
     /// Weight-only: float activations, float sums.
     Float,
@@ -29,9 +30,9 @@ pub enum Arithmetic {
 pub const MAX_GEMM_K: usize = (1 << 17) - 1;
 
 /// Multiplications below which the calling thread works alone: they take it some 10 µs, as waking another would.
-const SERIAL_INTEGER: usize = 1 << 20;
+const SERIAL_INTEGER: usize = if cfg!(test) { 0 } else { 1 << 20 };
 /// The same in float arithmetic.
-const SERIAL_FLOAT: usize = 1 << 18;
+const SERIAL_FLOAT: usize = if cfg!(test) { 0 } else { 1 << 18 };
 
 /// `out[m, n] = x[m, k] · dequantize(w)[n, k]ᵀ + bias[n]`.
 ///
@@ -49,8 +50,8 @@ pub fn linear(
     mut out: FloatsMut,
     executor: &dyn Executor,
 ) -> Result<()> {
-    check_len("x", m * w.k(), x.len())?;
-    check_len("out", m * w.n(), out.len())?;
+    check_len("x", area(m, w.k())?, x.len())?;
+    check_len("out", area(m, w.n())?, out.len())?;
     if let Some(bias) = bias {
         check_len("bias", w.n(), bias.len())?;
     }
@@ -62,7 +63,7 @@ pub fn linear(
         out.fill_rows(bias.unwrap_or(&zeros));
         return Ok(());
     }
-    let (size, out) = (m * w.n() * w.k(), out.share());
+    let (size, out) = (m.saturating_mul(w.n()).saturating_mul(w.k()), out.share());
     let pick = |alone: usize| if size < alone { &Serial } else { executor };
     match arithmetic {
         Arithmetic::Float => float::linear(x, m, &w, bias, out, pick(SERIAL_FLOAT)),
@@ -78,8 +79,8 @@ pub fn gemm_i32(a: &[i8], m: usize, w: PackedRef, out: &mut [i32], executor: &dy
     if w.k() > MAX_GEMM_K {
         return Err(Error::TooDeep { k: w.k(), max: MAX_GEMM_K });
     }
-    check_len("a", m * w.k(), a.len())?;
-    check_len("out", m * w.n(), out.len())?;
+    check_len("a", area(m, w.k())?, a.len())?;
+    check_len("out", area(m, w.n())?, out.len())?;
     if m == 0 || w.n() == 0 {
         return Ok(());
     }
@@ -110,7 +111,7 @@ impl Tasks {
 
     fn new(blocks: usize, mr: usize, panels: usize, threads: usize) -> Self {
         // enough tasks that the last ones even out, if there are rows for it
-        let wanted = if threads > 1 { (4 * threads).div_ceil(panels) } else { 1 };
+        let wanted = if threads > 1 { threads.saturating_mul(4).div_ceil(panels) } else { 1 };
         let per_task = blocks.div_ceil(wanted).max(Self::MIN_ROWS.div_ceil(mr)).min(Self::MAX_ROWS.div_ceil(mr));
         Self { panels, blocks, blocks_per_task: per_task.max(1) }
     }

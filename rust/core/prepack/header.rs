@@ -91,7 +91,10 @@ impl Head {
             k: word(1),
             group_size: word(2),
             nr: word(3),
-            qtype: QuantType::from_bits(head[5].into())?,
+            qtype: match QuantType::from_bits(head[5].into()) {
+                Ok(qtype) => qtype,
+                Err(_) => return bad(format!("expected codes of 2, 4 or 8 bits, got {}", head[5])),
+            },
             scales: match head[6] {
                 4 => ScaleDtype::F32,
                 2 => ScaleDtype::F16,
@@ -104,6 +107,9 @@ impl Head {
                 other => return bad(format!("expected zero points of 0, 1 or 2 bytes, got {other}")),
             },
         };
+        if head.k == 0 && u32::try_from(head.n).is_err() {
+            return bad(format!("n = {} without any bytes is impossible", head.n));
+        }
         if head.group_size == 0 || head.nr == 0 || !head.nr.is_multiple_of(STRIP) || head.nr > 64 {
             return bad(format!("group size {} or panel width {} is impossible", head.group_size, head.nr));
         }
