@@ -27,6 +27,17 @@ SHAPES = "384x1536,1536x384,576x1536,1536x576,4096x4096,4096x14336,14336x4096"
 SAMPLE = 1e-3  # seconds one sample takes at least: shorter calls are repeated within it
 
 
+def cpu_name() -> str:
+    """The processor, as the system calls it."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor()
+
+
 def copies(layer: torch.nn.Module, packed_bytes: float, rotate: int) -> list[torch.nn.Module]:
     """The layer and enough twins of it that going round them moves `rotate` bytes (0: the layer alone)."""
     count = min(1024, max(1, -(-rotate // int(packed_bytes))))
@@ -118,7 +129,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     out = args.out or Path(__file__).parent / "results" / f"linear-{info.get('isa', 'cpu')}-{threads}t.json"
     out.parent.mkdir(exist_ok=True)
-    record = {"backend": info, "machine": platform.processor(), "rotate_mb": args.rotate, "cells": cells}
+    record = {"backend": info, "machine": cpu_name(), "rotate_mb": args.rotate, "cells": cells}
     out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"written: {out}")
 

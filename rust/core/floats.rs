@@ -41,6 +41,15 @@ impl<'a> Floats<'a> {
         self.len() == 0
     }
 
+    /// A part of them.
+    pub(crate) fn slice(&self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(x) => Self::F32(&x[range]),
+            Self::F16(x) => Self::F16(&x[range]),
+            Self::Bf16(x) => Self::Bf16(&x[range]),
+        }
+    }
+
     /// The elements of `range` as float32: in place, or widened (exactly) into `scratch`.
     pub(crate) fn widen<'s>(&self, range: Range<usize>, scratch: &'s mut Vec<f32>) -> &'s [f32]
     where
@@ -121,6 +130,13 @@ unsafe impl Sync for SharedOut {}
 
 #[allow(unsafe_code)]
 impl SharedOut {
+    /// The same output without its first `count` elements.
+    pub(crate) fn skip(self, count: usize) -> Self {
+        assert!(count <= self.len, "output range");
+        let size = if matches!(self.narrow, Narrow::F32) { 4 } else { 2 };
+        Self { at: self.at.wrapping_add(count * size), len: self.len - count, narrow: self.narrow }
+    }
+
     /// Write `values` at element `start`.
     ///
     /// # Safety

@@ -143,6 +143,36 @@ impl<'a> MatrixRef<'a> {
         Ok(this)
     }
 
+    /// Rows and columns.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// Storage type.
+    pub fn qtype(&self) -> QuantType {
+        self.qtype
+    }
+
+    /// Elements of a row that share a scale.
+    pub fn group_size(&self) -> usize {
+        self.group_size
+    }
+
+    /// Canonical bytes `[rows, row_bytes(cols)]`.
+    pub fn codes(&self) -> &'a [u8] {
+        self.codes
+    }
+
+    /// `[rows, groups]`.
+    pub fn scales(&self) -> Scales<'a> {
+        self.scales
+    }
+
+    /// `[rows, groups]`, or none.
+    pub fn zero_points(&self) -> ZeroPoints<'a> {
+        self.zeros
+    }
+
     /// Scales of one row.
     pub fn groups(&self) -> usize {
         self.cols.div_ceil(self.group_size)

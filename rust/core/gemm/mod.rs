@@ -29,6 +29,9 @@ pub enum Arithmetic {
 /// The deepest product whose int32 sum cannot overflow: 131,071 · 128 · 128 < 2^31.
 pub const MAX_GEMM_K: usize = (1 << 17) - 1;
 
+/// Rows taken at once: what is kept of them besides the input stays small.
+const MAX_ROWS: usize = if cfg!(test) { 40 } else { 4096 };
+
 /// Multiplications below which the calling thread works alone: they take it some 10 µs, as waking another would.
 const SERIAL_INTEGER: usize = if cfg!(test) { 0 } else { 1 << 20 };
 /// The same in float arithmetic.
@@ -65,10 +68,15 @@ pub fn linear(
     }
     let (size, out) = (m.saturating_mul(w.n()).saturating_mul(w.k()), out.share());
     let pick = |alone: usize| if size < alone { &Serial } else { executor };
-    match arithmetic {
-        Arithmetic::Float => float::linear(x, m, &w, bias, out, pick(SERIAL_FLOAT)),
-        Arithmetic::Integer => integer::linear(x, m, &w, bias, out, pick(SERIAL_INTEGER)),
+    for first in (0..m).step_by(MAX_ROWS) {
+        let rows = MAX_ROWS.min(m - first);
+        let (x, out) = (x.slice(first * w.k()..(first + rows) * w.k()), out.skip(first * w.n()));
+        match arithmetic {
+            Arithmetic::Float => float::linear(x, rows, &w, bias, out, pick(SERIAL_FLOAT))?,
+            Arithmetic::Integer => integer::linear(x, rows, &w, bias, out, pick(SERIAL_INTEGER))?,
+        }
     }
+    Ok(())
 }
 
 /// `out[m, n] = a[m, k] · q[n, k]ᵀ` over the bare codes, exact in int32.

@@ -279,6 +279,11 @@ impl PackedMatrix {
         PackedRef::parse(&self.bytes).expect("written by pack")
     }
 
+    /// The panels' bytes, header first: what [`PackedRef::parse`] reads.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Bytes held, header included.
     pub fn nbytes(&self) -> usize {
         self.bytes.len()
