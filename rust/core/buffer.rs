@@ -88,6 +88,40 @@ pub(crate) fn cast_mut<T: Plain>(bytes: &mut [u8]) -> Option<&mut [T]> {
     Some(unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / size) })
 }
 
+/// Memory that tasks write in disjoint pieces.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<T> {
+    at: *mut T,
+    len: usize,
+}
+// SAFETY: a plain address of plain bits; the methods ask their callers for what keeps threads apart.
+#[allow(unsafe_code)]
+unsafe impl<T: Plain> Sync for Shared<T> {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl<T: Plain> Send for Shared<T> {}
+#[allow(unsafe_code)]
+impl<T: Plain> Shared<T> {
+    pub(crate) fn new(memory: &mut [T]) -> Self {
+        Self { at: memory.as_mut_ptr(), len: memory.len() }
+    }
+
+    /// # Safety
+    /// The memory still lives, and nobody else touches this range meanwhile.
+    pub(crate) unsafe fn slice<'a>(self, start: usize, len: usize) -> &'a mut [T] {
+        assert!(start + len <= self.len, "shared range");
+        // SAFETY: in range (asserted) and the caller's alone.
+        unsafe { std::slice::from_raw_parts_mut(self.at.add(start), len) }
+    }
+
+    /// # Safety
+    /// The memory still lives, and nobody writes to it meanwhile.
+    pub(crate) unsafe fn all<'a>(self) -> &'a [T] {
+        // SAFETY: the whole of what `new` was given.
+        unsafe { std::slice::from_raw_parts(self.at, self.len) }
+    }
+}
+
 thread_local! {
     static SPARE: Cell<Vec<AlignedBytes>> = const { Cell::new(Vec::new()) };
 }

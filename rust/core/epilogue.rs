@@ -137,14 +137,7 @@ impl<'a> PanelParams<'a> {
     }
 
     /// Add one group's sums `acc[rows][cols]` to `f[rows][cols]`; `sums` are the rows' Σa over the group.
-    pub(crate) fn add_group(
-        &self,
-        isa: &Isa,
-        group: usize,
-        acc: &[i32],
-        sums: impl Iterator<Item = i32>,
-        f: &mut [f32],
-    ) {
+    pub(crate) fn add_group(&self, isa: &Isa, group: usize, acc: &[i32], sums: &[i32], f: &mut [f32]) {
         let at = group * self.cols..(group + 1) * self.cols;
         let zeros = match self.zeros {
             ZeroPoints::None => PanelZeros::Offset(self.offset),
@@ -154,7 +147,7 @@ impl<'a> PanelParams<'a> {
         let scales = &self.scales()[at];
         let rows = acc.chunks_exact(self.cols).zip(f.chunks_exact_mut(self.cols));
         for ((acc, f), sum) in rows.zip(sums) {
-            isa.add_group(acc, sum, zeros, scales, f);
+            isa.add_group(acc, *sum, zeros, scales, f);
         }
     }
 

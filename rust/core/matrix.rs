@@ -4,6 +4,7 @@ use crate::bitpack::row_bytes;
 use crate::error::{Error, Result, area, check_len};
 use crate::qtype::QuantType;
 use half::f16;
+use std::ops::Range;
 
 /// Scales, `[rows, groups]`.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +46,15 @@ pub enum ZeroKind {
     F16,
 }
 
-impl Scales<'_> {
+impl<'a> Scales<'a> {
+    /// Some of them.
+    pub(crate) fn slice(self, range: Range<usize>) -> Scales<'a> {
+        match self {
+            Self::F32(s) => Self::F32(&s[range]),
+            Self::F16(s) => Self::F16(&s[range]),
+        }
+    }
+
     /// Number of scales.
     pub fn len(&self) -> usize {
         match self {

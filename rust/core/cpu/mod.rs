@@ -14,6 +14,7 @@
 //! what offset and zero point contribute, so any result that fits int32 is exact.
 
 use crate::error::{Error, Result};
+use crate::matrix::Scales;
 use crate::qtype::QuantType;
 use std::sync::OnceLock;
 
@@ -33,6 +34,8 @@ pub(crate) const STRIP: usize = 16;
 
 /// Integer tile: `acc[rows][cols] (+)= a[rows] · b[cols]`. The slices' lengths must agree; see [`Microkernel::tile`].
 type TileFn = unsafe fn(a: &[u8], rows: usize, b: &[u8], cols: usize, acc: &mut [i32], accumulate: bool);
+/// `f[rows][cols] += Σ_groups scale · (a · b − zero · Σa)`; see [`Microkernel::grouped`].
+type GroupedFn = unsafe fn(a: &[u8], rows: usize, b: &[u8], cols: usize, run: GroupRun, f: &mut [f32]);
 /// Packed blocks to blocks of one byte per code.
 type UnpackFn = unsafe fn(b: &[u8], cols: usize, out: &mut [u8]);
 /// `acc[rows][cols] += scale · Σ a · (q − zero)` straight from packed blocks.
@@ -54,8 +57,33 @@ pub struct Microkernel {
     pub(crate) wide: bool,
     tile: TileFn,
     unpacked: TileFn,
+    /// From packed blocks, and from unpacked ones.
+    grouped: Option<[GroupedFn; 2]>,
     unpack: UnpackFn,
     dot: FloatDotFn,
+}
+
+/// Consecutive groups of a panel, and what turns their integer sums into floats.
+#[derive(Clone, Copy)]
+pub(crate) struct GroupRun<'a> {
+    /// Quads of activations in a group; the last group takes all that are left.
+    pub quads: usize,
+    /// `[groups][cols]`.
+    pub scales: Scales<'a>,
+    /// Stored zero points `[groups][cols]`; without them each is `offset`.
+    pub zeros: Option<&'a [u8]>,
+    pub offset: u8,
+    /// `[groups][rows]`: −Σa as [`split_sum`] writes it.
+    pub sums: &'a [i32],
+}
+
+/// Longest group whose Σa [`split_sum`] can write: 33,000 · 127 < 2^22.
+pub(crate) const MAX_GROUPED: usize = 33_000;
+
+/// −sum as two signed 16-bit halves, the low 7 bits in the low half: multiplied by the pair (z, 128 z) they add up to −z·sum.
+pub(crate) const fn split_sum(sum: i32) -> i32 {
+    let s = -sum;
+    (s >> 7) << 16 | s & 0x7f
 }
 
 /// What one instruction set brings.
@@ -153,6 +181,35 @@ impl Microkernel {
         self.check(a, rows, b.len() / block_bytes(cols), b, cols, acc);
         // SAFETY: see above.
         unsafe { (self.unpacked)(a, rows, b, cols, acc, add) }
+    }
+
+    /// Whether [`Microkernel::grouped`] is there.
+    pub(crate) fn has_grouped(&self) -> bool {
+        self.grouped.is_some()
+    }
+
+    /// `f[rows][cols] = fma(float(a · b − zero · Σa), scale, f)` for each group of the run in order, from packed blocks
+    /// or (`unpacked`) from those that [`Microkernel::unpack`] made.
+    pub(crate) fn grouped(
+        &self,
+        a: &[u8],
+        rows: usize,
+        (b, unpacked): (&[u8], bool),
+        cols: usize,
+        run: GroupRun,
+        f: &mut [f32],
+    ) {
+        let per = if unpacked { 1 } else { self.weight.per_byte() };
+        let (quads, groups) = (b.len() / block_bytes(cols) * per, run.sums.len() / rows);
+        assert!((1..=self.mr).contains(&rows) && cols > 0 && cols.is_multiple_of(STRIP) && cols <= 64);
+        assert!(b.len().is_multiple_of(block_bytes(cols)) && run.quads.is_multiple_of(per));
+        assert!(a.len() == quads * rows * self.quad_bytes() && f.len() == rows * cols);
+        assert!(groups > 0 && (groups - 1) * run.quads <= quads && run.sums.len() == groups * rows);
+        assert!(run.scales.len() == groups * cols && run.zeros.is_none_or(|z| z.len() == groups * cols));
+        if let Some(kernels) = self.grouped {
+            // SAFETY: see above.
+            unsafe { (kernels[usize::from(unpacked)])(a, rows, b, cols, run, f) }
+        }
     }
 
     /// Packed blocks to one byte per code, `32 / bits` steps to each `cols * 4` bytes.

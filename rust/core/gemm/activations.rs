@@ -1,15 +1,14 @@
 //! Activations as the integer kernels read them: int8 rows in quads, a scale per row, a sum per row and segment.
+//!
+//! They are quantized inside the tasks of the product, so that a call is one parallel region: whoever comes first takes
+//! the row blocks that nobody has taken yet, then waits for those that another thread is still at.
 
 use super::plan::{Alignment, Plan};
-use crate::buffer::Scratch;
+use crate::buffer::{Scratch, Shared};
 use crate::cpu::lanes::{Encoding, INF_BITS};
-use crate::cpu::{Isa, Microkernel};
-use crate::executor::Executor;
+use crate::cpu::{Isa, Microkernel, split_sum};
 use crate::floats::Floats;
-use std::sync::Mutex;
-
-/// Rows below this are quantized by the calling thread: waking another costs more.
-const SERIAL_ELEMENTS: usize = 1 << 14;
+use std::sync::atomic::{AtomicUsize, Ordering::*};
 
 /// Symmetric int8 codes of one row into `codes`; returns the scale, `max |x| / 127`. A row with NaN or infinity gets
 /// scale NaN and codes 0, a row of zeros scale 1.
@@ -36,98 +35,174 @@ pub(super) enum Source<'a> {
     Codes(&'a [i8]),
 }
 
-/// Activation panels of `m` rows.
-pub(super) struct Activations {
+/// `m` rows, to be quantized by the tasks that need them.
+pub(super) struct Activations<'a> {
+    source: Source<'a>,
     m: usize,
-    mr: usize,
-    row_bytes: usize,
-    segments: usize,
-    panels: Scratch,
-    scales: Scratch,
-    sums: Scratch,
+    k: usize,
+    plan: &'a Plan,
+    isa: &'static Isa,
+    kernel: &'static Microkernel,
+    /// Whether the sums are written as [`split_sum`] does.
+    split: bool,
+    panels: Shared<u8>,
+    scales: Shared<f32>,
+    sums: Shared<i32>,
+    /// Row blocks taken, and done.
+    taken: AtomicUsize,
+    done: AtomicUsize,
+    _memory: [Scratch; 3],
 }
 
-impl Activations {
+impl<'a> Activations<'a> {
     pub(super) fn new(
-        source: Source,
-        m: usize,
-        k: usize,
-        plan: &Plan,
-        isa: &Isa,
-        kernel: &Microkernel,
-        executor: &dyn Executor,
+        source: Source<'a>,
+        (m, k): (usize, usize),
+        plan: &'a Plan,
+        isa: &'static Isa,
+        kernel: &'static Microkernel,
+        split: bool,
     ) -> Self {
-        let (mr, segments) = (kernel.mr, plan.segments.len());
-        let row_bytes = plan.quads * kernel.quad_bytes();
-        let mut panels = Scratch::of::<u8>(m * row_bytes);
-        let (mut scales, mut sums) = (Scratch::of::<f32>(m), Scratch::of::<i32>(m * segments));
-        let blocks: Vec<_> = panels
-            .as_mut::<u8>()
-            .chunks_mut((mr * row_bytes).max(1))
-            .zip(scales.as_mut::<f32>().chunks_mut(mr))
-            .zip(sums.as_mut::<i32>().chunks_mut(mr * segments))
-            .map(Mutex::new)
-            .collect();
-        let task = |i: usize| {
-            let mut block = blocks[i].lock().unwrap_or_else(|e| e.into_inner());
-            let ((panel, scales), sums) = &mut *block;
-            let rows = scales.len();
-            let (mut wide, mut codes) = (Vec::new(), Scratch::of::<u8>(k.next_multiple_of(16)));
-            let codes = codes.as_mut::<u8>();
-            codes[k..].fill(0);
-            for r in 0..rows {
-                let row = (i * mr + r) * k..(i * mr + r + 1) * k;
-                scales[r] = match source {
-                    Source::Floats(x) => quantize_row(isa, x.widen(row, &mut wide), &mut codes[..k]),
-                    Source::Codes(q) => {
-                        codes.iter_mut().zip(&q[row]).for_each(|(c, q)| *c = *q as u8);
-                        1.0
-                    }
-                };
-                let signed = crate::buffer::cast::<i8>(codes).unwrap_or(&[]);
-                for (s, sum) in plan.segments.iter().zip(&mut sums[r * segments..]) {
-                    *sum = isa.sum(&signed[s.start..s.start + s.len]);
-                }
-                place_row(codes, k, plan, kernel.wide, r, rows, panel);
-            }
-        };
-        if m * k <= SERIAL_ELEMENTS {
-            (0..blocks.len()).for_each(task);
-        } else {
-            executor.run(blocks.len(), &task);
+        let mut panels = Scratch::of::<u8>(m * plan.quads * kernel.quad_bytes());
+        let (mut scales, mut sums) = (Scratch::of::<f32>(m), Scratch::of::<i32>(m * plan.segments.len()));
+        Self {
+            source,
+            m,
+            k,
+            plan,
+            isa,
+            kernel,
+            split,
+            panels: Shared::new(panels.as_mut()),
+            scales: Shared::new(scales.as_mut()),
+            sums: Shared::new(sums.as_mut()),
+            taken: AtomicUsize::new(0),
+            done: AtomicUsize::new(0),
+            _memory: [panels, scales, sums],
         }
-        drop(blocks);
-        Self { m, mr, row_bytes, segments, panels, scales, sums }
     }
 
     /// Row blocks: up to `mr` rows each.
     pub(super) fn blocks(&self) -> usize {
-        self.m.div_ceil(self.mr)
+        self.m.div_ceil(self.kernel.mr)
     }
 
+    /// All rows, quantized.
+    #[allow(unsafe_code)]
+    pub(super) fn quantized(&self) -> Quantized<'_> {
+        let blocks = self.blocks();
+        while self.taken.load(Relaxed) < blocks {
+            let block = self.taken.fetch_add(1, Relaxed);
+            if block < blocks {
+                let _done = CountOnDrop(&self.done); // a panic must not leave the others waiting
+                self.quantize(block);
+            }
+        }
+        let mut turns = 0u32;
+        while self.done.load(Acquire) < blocks {
+            turns += 1;
+            if turns < 10_000 { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+        // SAFETY: every block is done, so nobody writes any more; the memory lives as long as `self`.
+        let (panels, scales, sums) = unsafe { (self.panels.all(), self.scales.all(), self.sums.all()) };
+        Quantized {
+            m: self.m,
+            mr: self.kernel.mr,
+            row_bytes: self.plan.quads * self.kernel.quad_bytes(),
+            quad_bytes: self.kernel.quad_bytes(),
+            segments: self.plan.segments.len(),
+            panels,
+            scales,
+            sums,
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn quantize(&self, block: usize) {
+        let (isa, k, plan, mr) = (self.isa, self.k, self.plan, self.kernel.mr);
+        let (first, segments) = (block * mr, plan.segments.len());
+        let rows = mr.min(self.m - first);
+        let row_bytes = plan.quads * self.kernel.quad_bytes();
+        // SAFETY: each block is taken once, and these ranges are its own; the memory lives as long as `self`.
+        let (panel, scales, sums) = unsafe {
+            (
+                self.panels.slice(first * row_bytes, rows * row_bytes),
+                self.scales.slice(first, rows),
+                self.sums.slice(first * segments, rows * segments),
+            )
+        };
+        let (mut wide, mut codes) = (Vec::new(), Scratch::of::<u8>(k.next_multiple_of(16)));
+        let codes = codes.as_mut::<u8>();
+        codes[k..].fill(0);
+        for r in 0..rows {
+            let row = (first + r) * k..(first + r + 1) * k;
+            scales[r] = match self.source {
+                Source::Floats(x) => quantize_row(isa, x.widen(row, &mut wide), &mut codes[..k]),
+                Source::Codes(q) => {
+                    codes.iter_mut().zip(&q[row]).for_each(|(c, q)| *c = *q as u8);
+                    1.0
+                }
+            };
+            let signed = crate::buffer::cast::<i8>(codes).unwrap_or(&[]);
+            for (i, s) in plan.segments.iter().enumerate() {
+                let sum = isa.sum(&signed[s.start..s.start + s.len]);
+                sums[i * rows + r] = if self.split { split_sum(sum) } else { sum };
+            }
+            place_row(codes, k, plan, self.kernel.wide, r, rows, panel);
+        }
+    }
+}
+
+struct CountOnDrop<'a>(&'a AtomicUsize);
+
+impl Drop for CountOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Release);
+    }
+}
+
+/// Quantized rows.
+pub(super) struct Quantized<'a> {
+    m: usize,
+    mr: usize,
+    row_bytes: usize,
+    quad_bytes: usize,
+    segments: usize,
+    panels: &'a [u8],
+    scales: &'a [f32],
+    sums: &'a [i32],
+}
+
+impl Quantized<'_> {
     /// Rows of block `i`, first and count.
     pub(super) fn rows(&self, i: usize) -> (usize, usize) {
         (i * self.mr, self.mr.min(self.m - i * self.mr))
     }
 
     /// The quads `first..first + count` of block `i`.
-    pub(super) fn quads(&self, i: usize, first: usize, count: usize, quad_bytes: usize) -> &[u8] {
+    pub(super) fn quads(&self, i: usize, first: usize, count: usize) -> &[u8] {
         let (row, rows) = self.rows(i);
-        &self.panels.as_slice::<u8>()[row * self.row_bytes + first * rows * quad_bytes..][..count * rows * quad_bytes]
+        let quad = rows * self.quad_bytes;
+        &self.panels[row * self.row_bytes + first * quad..][..count * quad]
     }
 
+    /// The scale of row `row`.
     pub(super) fn scale(&self, row: usize) -> f32 {
-        self.scales.as_slice::<f32>()[row]
+        self.scales[row]
     }
 
-    /// Σa of a segment.
-    pub(super) fn sum(&self, row: usize, segment: usize) -> i32 {
-        self.sums.as_slice::<i32>()[row * self.segments + segment]
+    /// Σa of `count` segments of block `i`, `[segment][row]`.
+    pub(super) fn sums(&self, i: usize, first: usize, count: usize) -> &[i32] {
+        let (row, rows) = self.rows(i);
+        &self.sums[row * self.segments + first * rows..][..count * rows]
     }
 }
 
 /// One row's codes (zero beyond k) into its place in a panel of `rows` rows.
 fn place_row(codes: &[u8], k: usize, plan: &Plan, wide: bool, r: usize, rows: usize, panel: &mut [u8]) {
+    if rows == 1 && !wide && plan.alignment != Alignment::None {
+        return panel.copy_from_slice(&codes[..plan.quads * 4]);
+    }
     let mut put = |quad: usize, q: [u8; 4]| {
         if wide {
             let w = q.map(|b| i16::from(b as i8).to_le_bytes());

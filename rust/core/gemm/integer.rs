@@ -1,62 +1,70 @@
 //! The integer path: int8 activations times packed codes, summed exactly.
 
-use super::activations::{Activations, Source};
+use super::activations::{Activations, Quantized, Source};
 use super::plan::{Alignment, Piece, Plan};
-use super::{Tasks, unpack_rows};
-use crate::buffer::Scratch;
-use crate::cpu::{self, Isa, Microkernel, block_bytes};
-use crate::epilogue::{PanelParams, Sums};
+use super::{Tasks, UNPACK_ROWS};
+use crate::buffer::{Scratch, Shared};
+use crate::cpu::{self, GroupRun, Isa, MAX_GROUPED, Microkernel, block_bytes};
+use crate::epilogue::{FOLD, PanelParams, Sums};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::floats::{Floats, SharedOut};
+use crate::matrix::{ZeroKind, ZeroPoints};
 use crate::prepack::{PackedRef, Panel};
+use std::ops::Range;
+
+/// Longest group that a kernel takes at once however many rows there are: its unpacked panel stays in cache.
+const CACHED_GROUP: usize = 4096;
 
 /// A product in progress: everything that its tasks share.
 struct Product<'a> {
     isa: &'static Isa,
     kernel: &'static Microkernel,
     plan: &'a Plan,
-    runs: Vec<Vec<Piece>>,
-    acts: Activations,
+    acts: Activations<'a>,
     /// Whether panels are unpacked first.
     unpack: bool,
 }
 
 impl<'a> Product<'a> {
-    fn new(source: Source, m: usize, w: &PackedRef, plan: &'a Plan, executor: &dyn Executor) -> Result<Self> {
+    fn new(source: Source<'a>, m: usize, w: &PackedRef, plan: &'a Plan, grouped: bool) -> Result<Self> {
         let isa = cpu::active()?;
         let kernel = isa.kernel(w.qtype());
-        let acts = Activations::new(source, m, w.k(), plan, isa, kernel, executor);
-        let unpack = plan.alignment != Alignment::Block || (w.qtype().per_byte() > 1 && m > unpack_rows(kernel.mr));
-        Ok(Self { isa, kernel, plan, runs: plan.runs(), acts, unpack })
+        let acts = Activations::new(source, (m, w.k()), plan, isa, kernel, grouped);
+        let unpack = plan.alignment != Alignment::Block || (w.qtype().per_byte() > 1 && m > UNPACK_ROWS);
+        Ok(Self { isa, kernel, plan, acts, unpack })
     }
 
     /// Multiply the row blocks `blocks` by one panel. `done(block, segment, acc)` gets each segment's sums.
-    fn panel(&self, panel: &Panel, blocks: std::ops::Range<usize>, mut done: impl FnMut(usize, usize, &[i32])) {
-        let (cols, quad_bytes) = (panel.cols, self.kernel.quad_bytes());
+    fn segments(
+        &self,
+        acts: &Quantized,
+        runs: &[Vec<Piece>],
+        panel: &Panel,
+        blocks: Range<usize>,
+        mut done: impl FnMut(usize, usize, &[i32]),
+    ) {
+        let cols = panel.cols;
         let per = self.kernel.weight.per_byte();
-        let first_row = self.acts.rows(blocks.start).0;
-        let (last, count) = self.acts.rows(blocks.end - 1);
+        let first_row = acts.rows(blocks.start).0;
+        let (last, count) = acts.rows(blocks.end - 1);
         let mut acc = Scratch::of::<i32>((last + count - first_row) * cols);
         let acc = acc.as_mut::<i32>();
         let regrouped = (self.plan.alignment == Alignment::None).then(|| self.regroup(panel));
         let mut codes = Scratch::of::<u8>(0);
-        for run in &self.runs {
+        for run in runs {
             let Some(head) = run.first() else { continue };
             let quads: usize = run.iter().map(|p| p.quads).sum();
             // blocks that hold the run's quads, and the quad they start with
             let base = head.first_quad / per * per;
             if self.unpack && regrouped.is_none() {
-                let blocks = head.first_quad / per..(head.first_quad + quads).div_ceil(per);
-                let packed = &panel.weights[blocks.start * block_bytes(cols)..blocks.end * block_bytes(cols)];
-                codes = Scratch::of::<u8>(packed.len() * per);
-                self.kernel.unpack(packed, cols, codes.as_mut());
+                codes = self.unpack(panel, head.first_quad, quads);
             }
             for block in blocks.clone() {
-                let (row, rows) = self.acts.rows(block);
+                let (row, rows) = acts.rows(block);
                 let acc = &mut acc[(row - first_row) * cols..][..rows * cols];
                 for p in run {
-                    let a = self.acts.quads(block, p.first_quad, p.quads, quad_bytes);
+                    let a = acts.quads(block, p.first_quad, p.quads);
                     if let Some(all) = &regrouped {
                         let b = &all.as_slice::<u8>()[p.first_quad * cols * 4..][..p.quads * cols * 4];
                         self.kernel.tile_unpacked(a, rows, b, cols, acc, !p.starts);
@@ -75,11 +83,52 @@ impl<'a> Product<'a> {
         }
     }
 
+    /// The same where the kernel does all that a group needs: sums in float of the row blocks `blocks`.
+    fn groups(&self, acts: &Quantized, panel: &Panel, offset: i32, blocks: Range<usize>, f: &mut Sums) {
+        let (cols, per) = (panel.cols, self.kernel.weight.per_byte());
+        let first_row = acts.rows(blocks.start).0;
+        for groups in self.plan.group_runs(self.unpack, FOLD) {
+            let segments = &self.plan.segments[groups.clone()];
+            let (first, quads) = (segments[0].first_quad, segments.iter().map(|s| s.quads).sum::<usize>());
+            let codes = self.unpack.then(|| self.unpack(panel, first, quads));
+            let b = match &codes {
+                Some(codes) => (&codes.as_slice::<u8>()[first % per * cols * 4..][..quads * cols * 4], true),
+                None => (&panel.weights[first / per * block_bytes(cols)..][..quads / per * block_bytes(cols)], false),
+            };
+            let entries = groups.start * cols..groups.end * cols;
+            for block in blocks.clone() {
+                let (row, rows) = acts.rows(block);
+                let run = GroupRun {
+                    quads: segments[0].quads,
+                    scales: panel.scales.slice(entries.clone()),
+                    zeros: match panel.zeros {
+                        ZeroPoints::U8(z) => Some(&z[entries.clone()]),
+                        _ => None,
+                    },
+                    offset: offset as u8,
+                    sums: acts.sums(block, groups.start, groups.len()),
+                };
+                let at = (row - first_row) * cols..(row - first_row + rows) * cols;
+                self.kernel.grouped(acts.quads(block, first, quads), rows, b, cols, run, f.running(at.clone()));
+                f.added(self.isa, groups.end - 1, at);
+            }
+        }
+    }
+
+    /// One byte per code of the blocks that hold the quads from `first` on.
+    fn unpack(&self, panel: &Panel, first: usize, quads: usize) -> Scratch {
+        let per = self.kernel.weight.per_byte();
+        let blocks = first / per..(first + quads).div_ceil(per);
+        let packed = &panel.weights[blocks.start * block_bytes(panel.cols)..blocks.end * block_bytes(panel.cols)];
+        let mut codes = Scratch::of::<u8>(packed.len() * per);
+        self.kernel.unpack(packed, panel.cols, codes.as_mut());
+        codes
+    }
+
     /// All codes of a panel, one byte each, every segment starting with a quad.
     fn regroup(&self, panel: &Panel) -> Scratch {
         let cols = panel.cols;
-        let mut codes = Scratch::of::<u8>(panel.weights.len() * self.kernel.weight.per_byte());
-        self.kernel.unpack(panel.weights, cols, codes.as_mut());
+        let codes = self.unpack(panel, 0, panel.weights.len() / block_bytes(cols) * self.kernel.weight.per_byte());
         let codes = codes.as_slice::<u8>();
         let mut out = Scratch::of::<u8>(self.plan.quads * cols * 4);
         out.as_mut::<u8>().fill(0);
@@ -108,35 +157,46 @@ pub(super) fn linear(
     executor: &dyn Executor,
 ) -> Result<()> {
     let plan = Plan::new(w.k(), w.group_size(), w.qtype());
-    let product = Product::new(Source::Floats(x), m, w, &plan, executor)?;
+    let kernel = cpu::active()?.kernel(w.qtype());
+    let longest = w.group_size().min(w.k());
+    let grouped = kernel.has_grouped()
+        && plan.alignment != Alignment::None
+        && w.zero_kind() != ZeroKind::F16
+        && longest <= if m <= kernel.mr { MAX_GROUPED } else { CACHED_GROUP };
+    let product = Product::new(Source::Floats(x), m, w, &plan, grouped)?;
+    let runs = if grouped { Vec::new() } else { plan.runs() };
     let tasks = Tasks::new(product.acts.blocks(), product.kernel.mr, w.panels(), executor.threads());
     executor.run(tasks.count(), &|task| {
         let (index, blocks) = tasks.get(task);
         let panel = w.panel(index);
-        let (isa, acts) = (product.isa, &product.acts);
-        let params = PanelParams::integer(&panel, w.qtype());
+        let (isa, acts) = (product.isa, product.acts.quantized());
         let first_row = acts.rows(blocks.start).0;
         let (last, count) = acts.rows(blocks.end - 1);
         let mut f = Sums::new((last + count - first_row) * panel.cols, w.groups());
-        let mut deep = DeepSums::default();
-        product.panel(&panel, blocks.clone(), |block, segment, acc| {
-            let s = &plan.segments[segment];
-            let (row, rows) = acts.rows(block);
-            let at = (row - first_row) * panel.cols..(row - first_row + rows) * panel.cols;
-            let running = f.running(at.clone());
-            let sums = (row..row + rows).map(|r| acts.sum(r, segment));
-            if s.deep {
-                deep.add(running.len(), block - blocks.start, w.qtype().offset(), acc, sums);
-                if s.ends_group {
-                    deep.finish(block - blocks.start, &params, s.group, panel.cols, running);
+        if grouped {
+            product.groups(&acts, &panel, w.qtype().offset(), blocks.clone(), &mut f);
+        } else {
+            let params = PanelParams::integer(&panel, w.qtype());
+            let mut deep = DeepSums::default();
+            product.segments(&acts, &runs, &panel, blocks.clone(), |block, segment, acc| {
+                let s = &plan.segments[segment];
+                let (row, rows) = acts.rows(block);
+                let at = (row - first_row) * panel.cols..(row - first_row + rows) * panel.cols;
+                let running = f.running(at.clone());
+                let sums = acts.sums(block, segment, 1);
+                if s.deep {
+                    deep.add(running.len(), block - blocks.start, w.qtype().offset(), acc, sums);
+                    if s.ends_group {
+                        deep.finish(block - blocks.start, &params, s.group, panel.cols, running);
+                    }
+                } else {
+                    params.add_group(isa, s.group, acc, sums, running);
                 }
-            } else {
-                params.add_group(isa, s.group, acc, sums, running);
-            }
-            if s.ends_group {
-                f.added(isa, s.group, at);
-            }
-        });
+                if s.ends_group {
+                    f.added(isa, s.group, at);
+                }
+            });
+        }
         for (r, f) in f.finish(isa).chunks_exact_mut(panel.cols).enumerate() {
             let row = first_row + r;
             let bias = bias.map(|b| &b[panel.first..panel.first + panel.used]);
@@ -148,6 +208,29 @@ pub(super) fn linear(
     Ok(())
 }
 
+/// `out[m, n] = a · q`, the bare int32 product.
+#[allow(unsafe_code)]
+pub(super) fn product(a: &[i8], m: usize, w: &PackedRef, out: &mut [i32], executor: &dyn Executor) -> Result<()> {
+    let plan = Plan::whole(w.k(), w.qtype());
+    let product = Product::new(Source::Codes(a), m, w, &plan, false)?;
+    let (runs, shared) = (plan.runs(), Shared::new(out));
+    let tasks = Tasks::new(product.acts.blocks(), product.kernel.mr, w.panels(), executor.threads());
+    executor.run(tasks.count(), &|task| {
+        let (index, blocks) = tasks.get(task);
+        let (panel, acts) = (w.panel(index), product.acts.quantized());
+        product.segments(&acts, &runs, &panel, blocks, |block, _, acc| {
+            let (first, _) = acts.rows(block);
+            for (r, (acc, sum)) in acc.chunks_exact(panel.cols).zip(acts.sums(block, 0, 1)).enumerate() {
+                let shift = w.qtype().offset().wrapping_mul(*sum);
+                // SAFETY: `out` lives as long as the call; this task alone has these rows of this panel's columns.
+                let out = unsafe { shared.slice((first + r) * w.n() + panel.first, panel.used) };
+                out.iter_mut().zip(acc).for_each(|(o, v)| *o = v.wrapping_sub(shift));
+            }
+        });
+    });
+    Ok(())
+}
+
 /// Sums beyond int32, per row block: Σ a·q over signed codes, and Σa.
 #[derive(Default)]
 struct DeepSums {
@@ -155,19 +238,18 @@ struct DeepSums {
 }
 
 impl DeepSums {
-    fn add(&mut self, len: usize, block: usize, offset: i32, acc: &[i32], sums: impl Iterator<Item = i32>) {
+    fn add(&mut self, len: usize, block: usize, offset: i32, acc: &[i32], sums: &[i32]) {
         if self.blocks.len() <= block {
             self.blocks.resize(block + 1, Default::default());
         }
         let (dots, totals) = &mut self.blocks[block];
         dots.resize(len, 0);
-        let sums: Vec<i32> = sums.collect();
         totals.resize(sums.len(), 0);
         let cols = len / sums.len();
         for (i, (dot, acc)) in dots.iter_mut().zip(acc).enumerate() {
             *dot += i64::from(acc.wrapping_sub(offset.wrapping_mul(sums[i / cols])));
         }
-        totals.iter_mut().zip(&sums).for_each(|(t, s)| *t += i64::from(*s));
+        totals.iter_mut().zip(sums).for_each(|(t, s)| *t += i64::from(*s));
     }
 
     fn finish(&mut self, block: usize, params: &PanelParams, group: usize, cols: usize, f: &mut [f32]) {
@@ -177,49 +259,5 @@ impl DeepSums {
         }
         dots.fill(0);
         totals.fill(0);
-    }
-}
-
-/// `out[m, n] = a · q`, the bare int32 product.
-#[allow(unsafe_code)]
-pub(super) fn product(a: &[i8], m: usize, w: &PackedRef, out: &mut [i32], executor: &dyn Executor) -> Result<()> {
-    let plan = Plan::whole(w.k(), w.qtype());
-    let product = Product::new(Source::Codes(a), m, w, &plan, executor)?;
-    let tasks = Tasks::new(product.acts.blocks(), product.kernel.mr, w.panels(), executor.threads());
-    let shared = SharedInts { at: out.as_mut_ptr(), len: out.len() };
-    executor.run(tasks.count(), &|task| {
-        let (index, blocks) = tasks.get(task);
-        let panel = w.panel(index);
-        product.panel(&panel, blocks, |block, _, acc| {
-            let (first, _) = product.acts.rows(block);
-            for (r, acc) in acc.chunks_exact(panel.cols).enumerate() {
-                let shift = w.qtype().offset().wrapping_mul(product.acts.sum(first + r, 0));
-                let at = (first + r) * w.n() + panel.first;
-                // SAFETY: `out` lives as long as the call; this task alone has these rows of this panel's columns.
-                let out = unsafe { shared.slice(at, panel.used) };
-                out.iter_mut().zip(acc).for_each(|(o, v)| *o = v.wrapping_sub(shift));
-            }
-        });
-    });
-    Ok(())
-}
-
-/// An output that tasks write in disjoint pieces.
-#[derive(Clone, Copy)]
-struct SharedInts {
-    at: *mut i32,
-    len: usize,
-}
-// SAFETY: a plain address; `slice` asks its callers for disjoint ranges.
-#[allow(unsafe_code)]
-unsafe impl Sync for SharedInts {}
-#[allow(unsafe_code)]
-impl SharedInts {
-    /// # Safety
-    /// The buffer is still borrowed, and nobody else touches this range meanwhile.
-    unsafe fn slice<'a>(self, start: usize, len: usize) -> &'a mut [i32] {
-        assert!(start + len <= self.len, "output range");
-        // SAFETY: in range (asserted) and the caller's alone.
-        unsafe { std::slice::from_raw_parts_mut(self.at.add(start), len) }
     }
 }

@@ -99,10 +99,9 @@ pub fn gemm_i32(a: &[i8], m: usize, w: PackedRef, out: &mut [i32], executor: &dy
     integer::product(a, m, &w, out, executor)
 }
 
-/// Rows up to which unpacking in the inner loop is cheaper than unpacking a panel first: two tiles.
-const fn unpack_rows(mr: usize) -> usize {
-    2 * mr
-}
+/// Rows up to which codes are unpacked in the inner loop, once a tile, while more of them arrive from memory. For more
+/// rows it is cheaper to unpack a panel once, which nothing overlaps.
+const UNPACK_ROWS: usize = if cfg!(test) { 9 } else { 64 };
 
 /// The tasks of one product: each a panel of weights times a stretch of row blocks.
 struct Tasks {

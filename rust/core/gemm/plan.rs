@@ -2,6 +2,7 @@
 
 use crate::cpu::block_steps;
 use crate::qtype::QuantType;
+use std::ops::Range;
 
 /// Longest sum kept in int32 by `linear`: 65,536 · 127 · 255 < 2^31.
 const DEEP: usize = 1 << 16;
@@ -99,6 +100,19 @@ impl Plan {
         let quads = k.div_ceil(block_steps(qtype)) * qtype.per_byte();
         let segment = Segment { group: 0, start: 0, len: k, first_quad: 0, quads, deep: false, ends_group: true };
         Self { segments: vec![segment], quads, alignment: Alignment::Block }
+    }
+
+    /// The groups in order (none of them cut into segments), in runs that end where the sums are folded, every `fold`
+    /// groups, and with `cached` once their unpacked codes fill the cache.
+    pub(super) fn group_runs(&self, cached: bool, fold: usize) -> impl Iterator<Item = Range<usize>> + '_ {
+        let groups = self.segments.len();
+        let fit = if cached { (CACHED / 4 / self.segments[0].quads).max(1) } else { groups };
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let run = start..(start + fit).min((start / fold + 1) * fold).min(groups);
+            start = run.end;
+            (!run.is_empty()).then_some(run)
+        })
     }
 
     /// The pieces in order, in runs whose unpacked codes stay in cache. Cuts lie on whole blocks.

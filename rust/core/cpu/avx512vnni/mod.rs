@@ -1,0 +1,132 @@
+//! AVX-512 with VNNI.
+//!
+//! | instruction | use | ports (Ice Lake) |
+//! |---|---|---|
+//! | `vpdpbusd zmm` | 16 channels x 4 steps of u8 · s8 into int32, wrapping | p0 p5 |
+//! | `vpbroadcastd zmm, [mem]` | one row's quad of activations | load only |
+//! | `vpermps zmm` | 4- or 2-bit code to float: the table is one register, the index's high bits are ignored | p5 |
+//! | `vfmadd231ps zmm` | the float tile | p0 p5 |
+//!
+//! Registers of a 6x64 tile: 24 accumulators, 4 of weights, 1 broadcast, 1 mask of 32. Six rows because the fourth
+//! operand of 7 would spill; 64 channels because 10 loads then feed 24 multiplies.
+
+mod float;
+mod integer;
+
+use super::lanes::lanes;
+use super::{Isa, Microkernel};
+use crate::qtype::QuantType;
+use std::arch::x86_64::*;
+
+const MR: usize = 6;
+
+pub(super) static ISA: Isa = Isa {
+    name: "avx512vnni",
+    nr: 64,
+    supported: || {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+    },
+    kernels: [
+        Microkernel {
+            name: "qs8_q2w_gemm_6x64c4__avx512vnni",
+            weight: QuantType::Int2,
+            mr: MR,
+            wide: false,
+            tile: integer::tile::<2>,
+            unpacked: integer::tile::<8>,
+            grouped: Some([integer::grouped::<2>, integer::grouped::<8>]),
+            unpack: integer::unpack::<2>,
+            dot: float::dot::<2>,
+        },
+        Microkernel {
+            name: "qs8_q4w_gemm_6x64c4__avx512vnni",
+            weight: QuantType::Int4,
+            mr: MR,
+            wide: false,
+            tile: integer::tile::<4>,
+            unpacked: integer::tile::<8>,
+            grouped: Some([integer::grouped::<4>, integer::grouped::<8>]),
+            unpack: integer::unpack::<4>,
+            dot: float::dot::<4>,
+        },
+        Microkernel {
+            name: "qs8_q8w_gemm_6x64c4__avx512vnni",
+            weight: QuantType::Int8,
+            mr: MR,
+            wide: false,
+            tile: integer::tile::<8>,
+            unpacked: integer::tile::<8>,
+            grouped: Some([integer::grouped::<8>, integer::grouped::<8>]),
+            unpack: integer::unpack::<8>,
+            dot: float::dot::<8>,
+        },
+    ],
+    float_mr: MR,
+    float_tile: float::float_tile,
+    lanes: lanes!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c"),
+};
+
+/// Call `$kernel::<.., rows, vectors>` for run-time `rows` and `cols`.
+macro_rules! by_shape {
+    ($rows:expr, $cols:expr, [$($r:literal)*], $kernel:ident <$bits:ident> $args:tt) => {
+        match ($rows, $cols / 16) {
+            $(
+                ($r, 1) => $kernel::<$bits, $r, 1> $args,
+                ($r, 2) => $kernel::<$bits, $r, 2> $args,
+                ($r, 3) => $kernel::<$bits, $r, 3> $args,
+                ($r, 4) => $kernel::<$bits, $r, 4> $args,
+            )*
+            _ => unreachable!("rows and cols are asserted by the caller"),
+        }
+    };
+}
+
+use by_shape;
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: 64 readable bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(bytes: &mut [u8; 64], v: __m512i) {
+    // SAFETY: 64 writable bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), v) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_i32(x: &[i32; 16]) -> __m512i {
+    // SAFETY: 64 readable bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_i32(x: &mut [i32; 16], v: __m512i) {
+    // SAFETY: 64 writable bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(x.as_mut_ptr().cast(), v) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_f32(x: &[f32; 16]) -> __m512 {
+    // SAFETY: 64 readable bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_f32(x: &mut [f32; 16], v: __m512) {
+    // SAFETY: 64 writable bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_ps(x.as_mut_ptr(), v) }
+}
