@@ -8,6 +8,8 @@ use crate::cpu::GroupRun;
 use crate::matrix::Scales;
 use std::arch::x86_64::*;
 
+/// Bytes between a line in use and the one that is asked for.
+const AHEAD: usize = 4096;
 /// Rows whose float sums stay in registers beside the integer ones; more rows keep them in the first-level cache.
 const ROWS_IN_REGISTERS: usize = 3;
 
@@ -42,6 +44,13 @@ macro_rules! multiply {
 macro_rules! block {
     ($bits:ident, $rows:ident, $vectors:ident, $a:expr, $b:expr, $c:ident) => {
         let mask = _mm512_set1_epi8(((1u16 << $bits) - 1) as i8);
+        if $rows <= 4 && $rows * 8 / $bits >= 4 {
+            // few rows wait for memory: ask for it in time where there is work between two lines. A line beyond the
+            // panel is most likely the next one's, and an address that is nobody's does no harm
+            for line in &$b[..$vectors] {
+                _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast());
+            }
+        }
         for t in 0..8 / $bits {
             let mut w = [mask; $vectors];
             for j in 0..$vectors {
