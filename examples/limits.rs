@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Some(file) = file else { return Ok(()) };
     let mut found = Map::new();
     let mut put = |key: &str, keys: &[&str]| {
-        let threads = limits.iter().flat_map(|limit| &limit.rates).map(|rate| rate.threads);
+        let threads = limits.all.iter().flat_map(|limit| &limit.rates).map(|rate| rate.threads);
         let best = threads.filter_map(|n| Some((n.to_string(), json!(limits.best(keys, n)?))));
         let best: Map<String, Value> = best.collect();
         if !best.is_empty() {
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // the better of two forms, under a name of its own
     put("fma_gflops", &["fma_zmm_gflops", "fma_ymm_gflops"]);
     put("read_gbps", &["read_1_stream_gbps", "read_4_streams_gbps"]);
-    limits.iter().for_each(|limit| put(limit.key, &[limit.key]));
+    limits.all.iter().for_each(|limit| put(limit.key, &[limit.key]));
     std::fs::write(file, serde_json::to_string_pretty(&found)? + "\n")?;
     Ok(())
 }

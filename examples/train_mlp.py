@@ -3,6 +3,8 @@
     pip install scikit-learn             # the digits: 1,797 images of 8x8 pixels
     python examples/train_mlp.py         # examples/data/digits.safetensors and digits-held-out.safetensors
     python examples/train_mlp.py --keep  # the network stays as it is; only what it must answer is written anew
+
+The second file holds what the first must answer, bit for bit.
 """
 
 import argparse

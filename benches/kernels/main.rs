@@ -27,7 +27,7 @@ use std::time::Duration;
 fn short() -> Criterion {
     Criterion::default()
         .sample_size(10)
-        .nresamples(1000)
+        .nresamples(2000)
         .warm_up_time(Duration::from_millis(10))
         .measurement_time(Duration::from_millis(60))
 }

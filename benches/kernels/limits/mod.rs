@@ -31,11 +31,30 @@ pub struct Rate {
     pub median: f64,
 }
 
+/// What measures one.
+struct Probe {
+    key: &'static str,
+    what: &'static str,
+    /// What so many threads do together.
+    amount: Box<dyn Fn(usize) -> f64 + Sync>,
+    /// The part of one thread of so many.
+    work: Box<dyn Fn(usize, usize) + Sync>,
+}
+
+/// Rounds through all probes: a moment's disturbance hits each once.
+const ROUNDS: usize = 7;
+/// Rounds at most, on a machine that is not quiet.
+const MOST_ROUNDS: usize = 3 * ROUNDS;
+/// A median this near the best says that nobody else ran.
+const QUIET: f64 = 0.9;
+
 /// All limits of this CPU.
-pub struct Limits(Vec<Limit>);
+pub struct Limits {
+    pub all: Vec<Limit>,
+}
 
 impl Limits {
-    /// Measure them with one thread and with `threads`; some three seconds.
+    /// Measure them with one thread and with `threads`; three seconds, or ten where others run.
     ///
     /// # Errors
     /// Those of starting threads.
@@ -44,21 +63,38 @@ impl Limits {
     /// If a probe's result is not what its arithmetic must give.
     pub fn measure(threads: usize) -> io::Result<Self> {
         let pools = if threads > 1 { vec![Pool::new(1)?, Pool::new(threads)?] } else { vec![Pool::new(1)?] };
-        let mut limits = Vec::new();
+        let mut probes = Vec::new();
         #[cfg(target_arch = "x86_64")]
-        limits.extend(vector::measure(&pools));
-        limits.extend(read::measure(&pools));
-        Ok(Self(limits))
+        probes.extend(vector::probes());
+        probes.extend(read::probes());
+        let mut found = vec![vec![Vec::new(); pools.len()]; probes.len()];
+        let mut limits = Self { all: Vec::new() };
+        for round in 1..=MOST_ROUNDS {
+            for (probe, found) in probes.iter().zip(&mut found) {
+                for (pool, found) in pools.iter().zip(found) {
+                    found.push(once(probe, pool));
+                }
+            }
+            let limit = |(probe, found): (&Probe, &Vec<Vec<f64>>)| {
+                let rates = pools.iter().zip(found).map(|(pool, found)| Rate::new(pool.threads(), found));
+                Limit { key: probe.key, what: probe.what, rates: rates.collect() }
+            };
+            limits = Self { all: probes.iter().zip(&found).map(limit).collect() };
+            if round >= ROUNDS && limits.quiet() {
+                break;
+            }
+        }
+        Ok(limits)
     }
 
-    /// The limits, as measured.
-    pub fn iter(&self) -> impl Iterator<Item = &Limit> {
-        self.0.iter()
+    /// Whether the machine did nothing else meanwhile.
+    pub fn quiet(&self) -> bool {
+        self.all.iter().flat_map(|limit| &limit.rates).all(|rate| rate.median >= QUIET * rate.best)
     }
 
     /// The best of those limits under `keys` that this CPU has.
     pub fn best(&self, keys: &[&str], threads: usize) -> Option<f64> {
-        let limits = self.0.iter().filter(|limit| keys.contains(&limit.key));
+        let limits = self.all.iter().filter(|limit| keys.contains(&limit.key));
         let rates = limits.flat_map(|limit| &limit.rates).filter(|rate| rate.threads == threads);
         rates.map(|rate| rate.best).reduce(f64::max)
     }
@@ -67,36 +103,33 @@ impl Limits {
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{:<62}", "limit (best / median)")?;
-        for rate in self.0.first().map_or(&[][..], |limit| &limit.rates) {
+        for rate in self.all.first().map_or(&[][..], |limit| &limit.rates) {
             write!(f, "{:>20}", format!("threads: {}", rate.threads))?;
         }
-        for limit in &self.0 {
+        for limit in &self.all {
             write!(f, "\n{:<22}{:<40}", limit.key, limit.what)?;
             for rate in &limit.rates {
                 write!(f, "{:>20}", format!("{:.1} / {:.1}", rate.best, rate.median))?;
             }
         }
+        if !self.quiet() {
+            write!(f, "\nOthers ran meanwhile: these are too low, and a share of them may come out above 100 %.")?;
+        }
         Ok(())
     }
 }
 
-/// The rate of `work`, one task a thread, for each pool; `amount` is what so many threads do together.
-fn rates(
-    pools: &[Pool],
-    repetitions: usize,
-    amount: impl Fn(usize) -> f64,
-    work: impl Fn(usize, usize) + Sync,
-) -> Vec<Rate> {
-    let rate = |pool: &Pool| {
-        let threads = pool.threads();
-        let once = |_| {
-            let start = Instant::now();
-            pool.run(threads, &|task| work(task, threads));
-            amount(threads) / start.elapsed().as_secs_f64() / 1e9
-        };
-        let mut found: Vec<f64> = (0..repetitions).map(once).collect();
+fn once(probe: &Probe, pool: &Pool) -> f64 {
+    let threads = pool.threads();
+    let start = Instant::now();
+    pool.run(threads, &|task| (probe.work)(task, threads));
+    (probe.amount)(threads) / start.elapsed().as_secs_f64() / 1e9
+}
+
+impl Rate {
+    fn new(threads: usize, found: &[f64]) -> Self {
+        let mut found = found.to_vec();
         found.sort_by(f64::total_cmp);
-        Rate { threads, best: found[repetitions - 1], median: found[repetitions / 2] }
-    };
-    pools.iter().map(rate).collect()
+        Self { threads, best: found[found.len() - 1], median: found[found.len() / 2] }
+    }
 }

@@ -1,19 +1,19 @@
 //! Reading from memory: 1 GiB, shared out among the threads, each going through its part as one stream or as four.
 
-use super::{Limit, rates};
-use rquant::Pool;
+use super::Probe;
+use std::sync::Arc;
 
 /// 64-bit words of 1 GiB, which no cache holds; a little less, because streams a power of two apart get in each other's
 /// way (a third of the rate on a Zen 4).
 const WORDS: usize = (1 << 27) - 4 * LINE * 1_061;
-const REPETITIONS: usize = 5;
 /// Words of a cache line.
 const LINE: usize = 8;
 
-pub fn measure(pools: &[Pool]) -> Vec<Limit> {
-    let words: Vec<u64> = (0..WORDS as u64).collect();
-    let limit = |key, what, streams| {
-        let read = |task: usize, threads: usize| {
+pub fn probes() -> Vec<Probe> {
+    let words: Arc<[u64]> = (0..WORDS as u64).collect();
+    let probe = |key, what, streams| {
+        let words = words.clone();
+        let work = move |task: usize, threads: usize| {
             let part = WORDS / threads / (4 * LINE) * 4 * LINE;
             let first = task * part;
             let sum = sum(&words[first..first + part], streams);
@@ -21,11 +21,11 @@ pub fn measure(pools: &[Pool]) -> Vec<Limit> {
             let expected = ((2 * first + part - 1) as u128 * part as u128 / 2) as u64;
             assert!(sum == expected, "{what}: expected a sum of {expected}, got {sum}");
         };
-        Limit { key, what, rates: rates(pools, REPETITIONS, |_| (WORDS * 8) as f64, read) }
+        Probe { key, what, amount: Box::new(|_| (WORDS * size_of::<u64>()) as f64), work: Box::new(work) }
     };
     vec![
-        limit("read_1_stream_gbps", "GB/s: read 1 GiB, a stream a thread", 1),
-        limit("read_4_streams_gbps", "GB/s: read 1 GiB, 4 streams a thread", 4),
+        probe("read_1_stream_gbps", "GB/s: read 1 GiB, a stream a thread", 1),
+        probe("read_4_streams_gbps", "GB/s: read 1 GiB, 4 streams a thread", 4),
     ]
 }
 

@@ -1,15 +1,13 @@
 //! Arithmetic in registers: a loop over accumulators that do not wait for each other, in assembly so that no compiler
 //! spills them. Every lane's sum is checked against the product it must be.
 
-use super::{Limit, rates};
-use rquant::Pool;
+use super::Probe;
 use std::arch::{asm, is_x86_feature_detected};
 
 /// Bytes of the widest vector.
 const VECTOR: usize = 64;
 /// Turns of a loop: some 5 to 20 ms, and no float lane's sum beyond 2^24.
 const ROUNDS: usize = 1 << 20;
-const REPETITIONS: usize = 7;
 const MOST: usize = 24;
 
 /// Two operands and a vector of ones.
@@ -34,7 +32,7 @@ enum Elements {
     Floats,
 }
 
-struct Probe {
+struct Loop {
     key: &'static str,
     what: &'static str,
     present: fn() -> bool,
@@ -156,45 +154,47 @@ fn avx2() -> bool {
 }
 
 #[rustfmt::skip] // a table
-const PROBES: &[Probe] = &[
-    Probe { key: "vnni_gops", what: "GOPS: vpdpbusd zmm", present: || is_x86_feature_detected!("avx512vnni"),
+const LOOPS: &[Loop] = &[
+    Loop { key: "vnni_gops", what: "GOPS: vpdpbusd zmm", present: || is_x86_feature_detected!("avx512vnni"),
         elements: Elements::Bytes(1), accumulators: 24, width: 64, run: vpdpbusd_zmm },
-    Probe { key: "vnni_ymm_gops", what: "GOPS: vpdpbusd ymm (AVX-VNNI)", present: || is_x86_feature_detected!("avxvnni"),
+    Loop { key: "vnni_ymm_gops", what: "GOPS: vpdpbusd ymm (AVX-VNNI)", present: || is_x86_feature_detected!("avxvnni"),
         elements: Elements::Bytes(1), accumulators: 12, width: 32, run: vpdpbusd_ymm },
-    Probe { key: "maddubs_gops", what: "GOPS: vpmaddubsw, vpmaddwd, vpaddd ymm", present: avx2,
+    Loop { key: "maddubs_gops", what: "GOPS: vpmaddubsw, vpmaddwd, vpaddd ymm", present: avx2,
         elements: Elements::Bytes(1), accumulators: 10, width: 32, run: vpmaddubsw_ymm },
-    Probe { key: "maddubs_twice_gops", what: "GOPS: 2 vpmaddubsw to a vpmaddwd ymm", present: avx2,
+    Loop { key: "maddubs_twice_gops", what: "GOPS: 2 vpmaddubsw to a vpmaddwd ymm", present: avx2,
         elements: Elements::Bytes(2), accumulators: 10, width: 32, run: vpmaddubsw_twice_ymm },
-    Probe { key: "maddwd_gops", what: "GOPS: vpmaddwd, vpaddd ymm", present: avx2,
+    Loop { key: "maddwd_gops", what: "GOPS: vpmaddwd, vpaddd ymm", present: avx2,
         elements: Elements::Words, accumulators: 10, width: 32, run: vpmaddwd_ymm },
-    Probe { key: "fma_zmm_gflops", what: "GFLOPS: vfmadd231ps zmm", present: || is_x86_feature_detected!("avx512f"),
+    Loop { key: "fma_zmm_gflops", what: "GFLOPS: vfmadd231ps zmm", present: || is_x86_feature_detected!("avx512f"),
         elements: Elements::Floats, accumulators: 24, width: 64, run: fma_zmm },
-    Probe { key: "fma_ymm_gflops", what: "GFLOPS: vfmadd231ps ymm", present: || avx2() && is_x86_feature_detected!("fma"),
+    Loop { key: "fma_ymm_gflops", what: "GFLOPS: vfmadd231ps ymm", present: || avx2() && is_x86_feature_detected!("fma"),
         elements: Elements::Floats, accumulators: 12, width: 32, run: fma_ymm },
 ];
 
-/// Every probe that this CPU has the instructions for.
-pub fn measure(pools: &[Pool]) -> Vec<Limit> {
-    let present = PROBES.iter().filter(|probe| (probe.present)());
-    let limit = |probe: &Probe| {
-        let operands = operands(probe.elements);
-        let per_lane = match probe.elements {
+/// Every loop that this CPU has the instructions for.
+pub fn probes() -> impl Iterator<Item = Probe> {
+    LOOPS.iter().filter(|it| (it.present)()).map(|it| {
+        let operands = operands(it.elements);
+        let per_lane = match it.elements {
             Elements::Bytes(repeats) => 4 * repeats,
             Elements::Words => 2,
             Elements::Floats => 1,
         };
         // a multiplication and an addition each
-        let operations = 2 * ROUNDS * probe.accumulators * probe.width / 4 * per_lane;
-        let work = |_, _| {
+        let operations = 2 * ROUNDS * it.accumulators * it.width / 4 * per_lane;
+        let work = move |_, _| {
             let mut sums = Sums([[0; VECTOR]; MOST]);
             // SAFETY: `present` has seen the features.
-            unsafe { (probe.run)(ROUNDS, &operands, &mut sums) };
-            check(probe, &operands, &sums);
+            unsafe { (it.run)(ROUNDS, &operands, &mut sums) };
+            check(it, &operands, &sums);
         };
-        let rates = rates(pools, REPETITIONS, |threads| (operations * threads) as f64, work);
-        Limit { key: probe.key, what: probe.what, rates }
-    };
-    present.map(limit).collect()
+        Probe {
+            key: it.key,
+            what: it.what,
+            amount: Box::new(move |threads| (operations * threads) as f64),
+            work: Box::new(work),
+        }
+    })
 }
 
 /// Numbers that differ from lane to lane and overflow nothing on the way: bytes of 0..16 by -127..=127, or 1.0 and 2.0
@@ -212,23 +212,23 @@ fn operands(elements: Elements) -> Operands {
     Operands { a, b, ones: [1; VECTOR / 2] }
 }
 
-fn check(probe: &Probe, operands: &Operands, sums: &Sums) {
+fn check(it: &Loop, operands: &Operands, sums: &Sums) {
     let lanes = operands.a.as_chunks::<4>().0.iter().zip(operands.b.as_chunks::<4>().0);
-    for (lane, (a, b)) in lanes.enumerate().take(probe.width / 4) {
+    for (lane, (a, b)) in lanes.enumerate().take(it.width / 4) {
         let words = |x: &[u8; 4]| [i16::from_le_bytes([x[0], x[1]]), i16::from_le_bytes([x[2], x[3]])].map(i64::from);
-        let product = match probe.elements {
+        let product = match it.elements {
             Elements::Bytes(repeats) => {
                 repeats as i64 * a.iter().zip(b).map(|(a, b)| i64::from(*a) * i64::from(*b as i8)).sum::<i64>()
             }
             Elements::Words => words(a).iter().zip(words(b)).map(|(a, b)| a * b).sum(),
             Elements::Floats => (f32::from_le_bytes(*a) * f32::from_le_bytes(*b)) as i64,
         };
-        let expected = match probe.elements {
+        let expected = match it.elements {
             Elements::Floats => ((ROUNDS as i64 * product) as f32).to_le_bytes(),
             _ => ((ROUNDS as i64 * product) as i32).to_le_bytes(), // modulo 2^32
         };
-        for sum in &sums.0[..probe.accumulators] {
-            assert!(sum[lane * 4..][..4] == expected, "{}: lane {lane} of {sum:?}", probe.what);
+        for sum in &sums.0[..it.accumulators] {
+            assert!(sum[lane * 4..][..4] == expected, "{}: lane {lane} of {sum:?}", it.what);
         }
     }
 }
