@@ -1,7 +1,7 @@
 //! The kernels, each answer checked and each rate held against what this CPU can do, which is measured first.
 //!
 //! ```sh
-//! cargo bench --bench kernels                                    # all: some five minutes
+//! cargo bench --bench kernels                                    # all: some four minutes
 //! cargo bench --bench kernels -- 'linear/4096x4096/int4-g128'    # criterion's filter, a regular expression
 //! RQUANT_ISA=avx2 cargo bench --bench kernels -- gemm_i32        # another instruction set: one a process
 //! ```
