@@ -14,7 +14,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo eval bench bench-kernels test test-rust test-python lint format wheel clean
+.PHONY: help demo eval bench bench-kernels bench-models test test-rust test-python lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
@@ -33,6 +33,10 @@ bench: $(VENV)/.native  ## one layer at a time against torch float32; then the m
 
 bench-kernels: .rust  ## the Rust kernels against the limits of this CPU (BENCH='linear/4096x4096/int4' for some)
 	cargo bench --bench kernels -- '$(BENCH)'
+
+bench-models: $(VENV)/.native | $(VENV)/.llama  ## two language models end to end, beside llama.cpp on the same weights
+	$(PY) benches/bench_models.py --threads 1
+	$(PY) benches/bench_models.py --threads 2
 
 test: lint test-rust test-python  ## everything: lints, Rust tests, Python tests
 
@@ -77,6 +81,12 @@ $(VENV)/.deps: pyproject.toml | .rust $(PY)
 $(VENV)/.native: $(VENV)/.deps $(RUST) | .rust
 	PIP_QUIET=1 $(PY) -m maturin develop --release
 	@touch $@
+
+# Compiles llama.cpp for this machine, minutes; where that fails the benchmark does without it and says so.
+$(VENV)/.llama: | $(VENV)/.deps
+	$(PIP) install cmake ninja \
+	 && PATH="$(VIRTUAL_ENV)/bin:$$PATH" $(PIP) install 'llama-cpp-python>=0.3.36,<0.4' && touch $@ \
+	 || echo "llama-cpp-python could not be installed: its arms will be absent"
 
 .rust:
 	@command -v cargo >/dev/null || { echo "rquant is built with Rust >= 1.89; this installs it:"; \

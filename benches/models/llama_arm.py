@@ -45,9 +45,13 @@ class LlamaArm:
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
         self._decode(batch)
         lib.llama_batch_free(batch)
-        width = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
-        found = np.ctypeslib.as_array(lib.llama_get_logits(self._context), (count, width))
-        return torch.from_numpy(found.copy())
+        return self._output(count)
+
+    def decoded(self, tokens: Tensor) -> list[Tensor]:
+        """The last token's logits `[vocabulary]` with the others cached."""
+        self.read(tokens[:-1])
+        self._run(tokens[-1:].tolist())
+        return [self._output(1)[0]]
 
     def read(self, tokens: Tensor) -> None:
         """Forget everything, then take `tokens` as one batch."""
@@ -68,6 +72,11 @@ class LlamaArm:
         """Give the memory back."""
         lib.llama_free(self._context)
         lib.llama_model_free(self._model)
+
+    def _output(self, count: int) -> Tensor:
+        width = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
+        found = np.ctypeslib.as_array(lib.llama_get_logits(self._context), (count, width))
+        return torch.from_numpy(found.copy())
 
     def _run(self, tokens: list[int]) -> None:
         array = (lib.llama_token * len(tokens))(*tokens)

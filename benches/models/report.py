@@ -58,7 +58,7 @@ def table(model: dict) -> str:
     arms = model["arms"]
     timed = [arm for arm in arms if "median" in arm]
     floats = next((arm["median"] for arm in timed if arm["name"] == "torch float32"), {})
-    works = [work for work in floats if work.startswith("prefill")] + ["decode"]
+    works = [work for arm in timed[:1] for work in arm["median"] if work.startswith("prefill")] + ["decode"]
     header = ["arm", "MB", "cosine", "top-1"]
     for work in works:
         header += [f"{work} tok/s", "x float32", "x llama.cpp"]

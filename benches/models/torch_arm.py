@@ -29,6 +29,14 @@ class TorchArm:
         """At every token, float32 `[tokens, vocabulary]`."""
         return self.model(input_ids=tokens[None], use_cache=False).logits[0].float()
 
+    def decoded(self, tokens: Tensor) -> list[Tensor]:
+        """The last token's logits `[vocabulary]` with the others cached: by the model's forward and by `lean`."""
+        found = []
+        for step in (self._forward, self.lean):
+            self.read(tokens[:-1])
+            found.append(step(tokens[None, -1:])[0, -1].float())
+        return found
+
     def read(self, tokens: Tensor) -> None:
         """Forget everything, then take `tokens` in one forward."""
         self._cache = DynamicCache(config=self.model.config)
