@@ -1,137 +1,130 @@
-"""One linear layer at a time: rquant against `torch.nn.Linear` in float32, in the same run.
+"""One linear layer at a time: rquant, `torch.nn.Linear` in float32, and every peer, in the same run.
 
-    python benches/bench_linear.py                                  # everything, about 3 minutes on 2 cores
-    python benches/bench_linear.py --shapes 384x1536 --m 1,16 --weights int8 --threads 1
-    python benches/bench_linear.py --rotate 256                     # weights from memory, not from cache
+    make bench-peers                                                # everything; a rerun goes on where it stopped
+    python benches/bench_linear.py --shapes 384x1536 --m 1,16 --classes int4-integer --threads 1
+    python benches/bench_linear.py --arms rquant,ort --fresh --out /tmp/part
 
-A cell is a layer (k inputs, n outputs) and a number of rows m. In a cell the arms take turns, so that what else
-the machine does hits all of them; the figure is the median. An arm's answer is checked before it is timed.
+A cell is a layer (k inputs, n outputs), rows m, threads, and a class: the bits of a weight, and `integer` (activations
+quantized to int8) or `float` (weight-only). In a cell the arms take turns, so that what else the machine does hits all
+of them; figures are medians, ratios hold within a cell. Weights come from memory ("cold"); small layers are measured
+from cache as well ("hot"). An arm's answer is checked before it is timed: one that raises is recorded with its message,
+one that is wrong is recorded as such and not timed. Each class at each number of threads has a process and a JSON file.
 """
 
 import argparse
-import copy
 import itertools
 import json
-import platform
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-
-import torch
-from check import check_linear
-
-import rquant
 
 SHAPES = "384x1536,1536x384,576x1536,1536x576,4096x4096,4096x14336,14336x4096"
-SAMPLE = 1e-3  # seconds one sample takes at least: shorter calls are repeated within it
+CLASSES = "int8-integer,int8-float,int4-integer,int4-float,int2-integer,int2-float"
 
 
-def cpu_name() -> str:
-    """The processor, as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor()
-
-
-def copies(layer: torch.nn.Module, packed_bytes: float, rotate: int) -> list[torch.nn.Module]:
-    """The layer and enough twins of it that going round them moves `rotate` bytes (0: the layer alone)."""
-    count = min(1024, max(1, -(-rotate // int(packed_bytes))))
-    return [layer, *(copy.deepcopy(layer) for _ in range(count - 1))]
-
-
-def arms(linear: torch.nn.Linear, x: torch.Tensor, weights: list[str], rotate: int) -> dict[str, Callable]:
-    """Name -> a call that runs one layer once, having been checked against its definition."""
-    found = {"float32": linear}
-    for name in weights:
-        for activations in (None, "int8"):
-            layer = rquant.Linear.from_float(linear, weights=name, activations=activations)
-            check_linear(layer, linear, x, integer=activations is not None)
-            found[name if activations is None else f"{name} a8"] = layer
-    runs = {}
-    for name, layer in found.items():
-        bits = 32 if name == "float32" else int(name[3])
-        ring = itertools.cycle(copies(layer, linear.weight.numel() * bits / 8, rotate))
-        runs[name] = lambda ring=ring: next(ring)(x)
-    return runs
-
-
-def time_cell(runs: dict[str, Callable], seconds: float) -> dict[str, list[float]]:
-    """Seconds of a call of each arm, sample by sample; the arms take turns for `seconds`, at least 5 times."""
-    inner = {}
-    for name, run in runs.items():
-        run()
-        start = time.perf_counter()
-        run()
-        inner[name] = max(1, round(SAMPLE / (time.perf_counter() - start)))
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + seconds
-    while len(samples["float32"]) < 5 or time.perf_counter() < end:
-        for name, run in runs.items():
-            start = time.perf_counter()
-            for _ in range(inner[name]):
-                run()
-            samples[name].append((time.perf_counter() - start) / inner[name])
-    return samples
-
-
-def main() -> None:
+def arguments() -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--shapes", default=SHAPES, help="kxn, separated by commas")
-    parser.add_argument("--m", default="1,16,128", help="rows of the input")
-    parser.add_argument("--weights", default="int8,int4,int2")
-    parser.add_argument("--threads", type=int, help="for torch and rquant alike (default: what torch uses)")
-    parser.add_argument("--seconds", type=float, default=1.5, help="time of a cell")
-    parser.add_argument("--rotate", type=int, default=0, help="MB of weights to go round, 0 for one layer")
+    parser.add_argument("--m", default="1,4,16,64,512", help="rows of the input")
+    parser.add_argument("--threads", default="1,2", help="of every arm alike")
+    parser.add_argument("--classes", default=CLASSES)
+    parser.add_argument("--arms", help="words of the names of the arms to run (float32 always does)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="time of a cell, more if samples lack")
     parser.add_argument(
-        "--least", action="store_true", help="print the least time, where others use the machine"
+        "--sweep", type=int, default=64, help="MB read before a cold sample; over the L3's size"
     )
-    parser.add_argument("--out", type=Path, help="JSON file instead of one in benches/results/")
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-        rquant.set_num_threads(args.threads)
+    parser.add_argument(
+        "--fresh", action="store_true", help="redo cells that are already there for this build of rquant"
+    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
 
-    torch.manual_seed(0)
-    weights = args.weights.split(",")
-    names = [f"{w}{a}" for w in weights for a in ("", " a8")]
-    info = {key: str(value) for key, value in rquant.backend_info().items()}
-    print("\n".join(f"{key}: {value}" for key, value in info.items()))
-    print("microseconds of a call, and how many times faster than float32 (a8: int8 activations)\n")
-    print(f"{'k x n':>13} {'m':>4} {'float32':>10}" + "".join(f"{name:>18}" for name in names))
-    cells = []
-    with torch.inference_mode():
-        for shape in args.shapes.split(","):
-            k, n = map(int, shape.split("x"))
-            linear = torch.nn.Linear(k, n)
-            for m in map(int, args.m.split(",")):
-                runs = arms(linear, torch.randn(m, k), weights, args.rotate * 10**6)
-                samples = time_cell(runs, args.seconds)
-                medians = {name: median(values) for name, values in samples.items()}
-                least = {name: min(values) for name, values in samples.items()}
-                cells.append({"k": k, "n": n, "m": m, "seconds": medians, "least": least})
-                took = least if args.least else medians
-                ratios = "".join(f"{took[a] * 1e6:>10.1f} {took['float32'] / took[a]:>6.2f}x" for a in names)
-                print(f"{shape:>13} {m:>4} {took['float32'] * 1e6:>10.1f}{ratios}", flush=True)
-    kind = "least" if args.least else "seconds"
-    slower = [
-        f"{c['k']}x{c['n']} m {c['m']} {name}"
-        for c in cells
-        for name in names
-        if c[kind][name] > c[kind]["float32"]
-    ]
-    print(f"\nslower than float32: {'; '.join(slower) or 'none'}")
-    threads = torch.get_num_threads()
-    out = args.out or Path(__file__).parent / "results" / f"linear-{info.get('isa', 'cpu')}-{threads}t.json"
-    out.parent.mkdir(exist_ok=True)
-    record = {"backend": info, "machine": cpu_name(), "rotate_mb": args.rotate, "cells": cells}
-    out.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"written: {out}")
+
+def run_apart(args: argparse.Namespace, threads: str, name: str) -> int:
+    """One class at one number of threads in a process of its own, so that every pool starts at that size."""
+    command = [sys.executable, __file__, "--inside", "--threads", threads, "--classes", name]
+    for option in ("shapes", "m", "arms", "seconds", "sweep", "out"):
+        value = getattr(args, option)
+        command += [] if value is None else [f"--{option}", str(value)]
+    # quanto compiles an extension with the ninja beside this Python
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PATH": path}
+    return subprocess.run(command + ["--fresh"] * args.fresh, env=environment).returncode
+
+
+def inside(args: argparse.Namespace) -> None:
+    """The cells of one class at one number of threads."""
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)  # some peers log in each call, which would be charged to them
+    import torch
+    from cells import Cell, LayerBench
+    from machine import build_of_rquant, describe
+    from peers import Kind
+    from tqdm import tqdm
+
+    import rquant
+
+    threads, name = int(args.threads), args.classes
+    torch.set_num_threads(threads)
+    rquant.set_num_threads(threads)
+    kind = Kind(int(name[3]), name.endswith("integer"), threads)
+    file = args.out / f"linear-{threads}t-{name}.json"
+    record = json.loads(file.read_text()) if file.exists() else {"cells": []}
+    build = build_of_rquant()
+    done = {Cell(**c["cell"]) for c in record["cells"] if c["rquant"] == build and not args.fresh}
+    wanted = []
+    for shape, m in itertools.product(args.shapes.split(","), map(int, args.m.split(","))):
+        k, n = map(int, shape.split("x"))
+        for weights in ("cold", "hot") if min(k, n) < 1024 else ("cold",):
+            wanted.append(Cell(k, n, m, threads, name, weights))
+    todo = [cell for cell in wanted if cell not in done]
+    bar = tqdm(total=len(todo), desc=file.stem, unit="cell", disable=None if todo else True)
+    sweep = torch.zeros(args.sweep * 250_000)
+    for (k, n), group in itertools.groupby(todo, lambda cell: (cell.k, cell.n)):
+        bench = LayerBench(kind, k, n, args.arms and args.arms.split(","))
+        for cell in group:
+            start = time.perf_counter()
+            result = {
+                "cell": cell._asdict(),
+                "rquant": build,
+                "arms": bench.measure(cell, args.seconds, sweep),
+                "took_s": round(time.perf_counter() - start, 2),
+            }
+            record["cells"] = [c for c in record["cells"] if Cell(**c["cell"]) != cell] + [result]
+            record["machine"] = describe()
+            save(file, record)
+            bar.update()
+        bench.free()
+    bar.close()
+
+
+def save(file: Path, record: dict) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    part.replace(file)
+
+
+def main() -> None:
+    args = arguments()
+    if args.inside:
+        inside(args)
+        return
+    failed = []
+    for threads, name in itertools.product(args.threads.split(","), args.classes.split(",")):
+        if run_apart(args, threads, name):
+            failed.append(f"{name} at {threads}")
+    print(f"the table: python benches/linear_table.py {args.out}/linear-*t-*.json")
+    if failed:
+        sys.exit(f"stopped before their end: {', '.join(failed)}; run it again for the rest")
 
 
 if __name__ == "__main__":

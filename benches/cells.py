@@ -1,0 +1,117 @@
+"""One layer's cells: pack every arm, check its answer, time the arms in turns."""
+
+import gc
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from check import check_linear
+from peers import Arm, Kind, Layer, arms_of
+from peers.ours import linear_of
+from peers.rounding import round_weight
+from turns import Turn, take_turns
+
+# Relative error (2-norm, against float64 and the float weight) that plain rounding of normal weights stays below: 1.4
+# is no relation at all. Measured: 8 bits 0.005 to 0.017 (activations at one scale a tensor), 4 bits 0.08 to 0.12,
+# 2 bits 0.36 to 0.57.
+TOLERANCE = {32: 1e-5, 8: 0.03, 4: 0.16, 2: 0.7}
+CHECKED = 256  # output channels
+STREAMED = 24e6  # bytes that one sample reads: the copies of a layer hold as many, up to COPIES
+COPIES = 16
+
+
+class Cell(NamedTuple):
+    """What a figure is of."""
+
+    k: int
+    n: int
+    m: int
+    threads: int
+    kind: str
+    weights: str  # "cold": from memory; "hot": from cache
+
+
+def rounds_input(run: Callable, x: torch.Tensor, first: torch.Tensor) -> bool:
+    """Whether activations are quantized, as they should be here: one changed by 1e-4 of itself then changes nothing."""
+    before = x[0, 0].item()
+    x[0, 0] *= 1 + 1e-4
+    same = bool((run()[0] == first).all())
+    x[0, 0] = before
+    return same
+
+
+class LayerBench:
+    """Every arm packed for one weight; kept over the cells that differ in m and in hot or cold."""
+
+    def __init__(self, kind: Kind, k: int, n: int, part: list[str] | None) -> None:
+        self.kind = kind
+        torch.manual_seed(0)
+        self.weight = torch.randn(n, k) / k**0.5
+        self.channels = torch.randperm(n)[:CHECKED]
+        self.arms = arms_of(kind, part)
+        self.packed: dict[str, list[Layer] | Exception] = {}
+        self.exact: dict[str, torch.Tensor] = {}  # our arms' weights as their integers say, of `channels`
+
+    def free(self) -> None:
+        self.packed.clear()
+        self.exact.clear()
+        round_weight.cache_clear()
+        gc.collect()
+
+    def layers(self, arm: Arm) -> list[Layer]:
+        """The arm's copies, packed once. Raises what packing them raised."""
+        if arm.name not in self.packed:
+            bits = 32 if arm.name == "float32" else self.kind.bits
+            count = min(COPIES, int(STREAMED / (self.weight.numel() * bits / 8))) + 1
+            try:
+                self.packed[arm.name] = arm.pack(self.weight, count)
+            except Exception as error:
+                self.packed[arm.name] = error
+        found = self.packed[arm.name]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def check(self, arm: Arm, layer: Layer, x: torch.Tensor) -> dict:
+        """Relative error of one run; rquant's must be exact for its own integers besides."""
+        want = x.double() @ self.weight[self.channels].double().T
+        run = layer.bind(x)
+        y = run()
+        if y.shape != (len(x), len(self.weight)) or not y.isfinite().all():
+            return {"error": None, "status": "wrong answer"}
+        error = ((y[:, self.channels].double() - want).norm() / want.norm()).item()
+        if arm.ours:
+            if arm.name not in self.exact:
+                self.exact[arm.name] = layer.keep[0].weight.dequantize()[self.channels]
+            linear, exact = linear_of(self.weight), self.exact[arm.name]
+            check_linear(layer.keep[0], linear, x, self.kind.integer, self.channels, exact)
+        bits = 32 if arm.name == "float32" else self.kind.bits
+        found = {"error": error, "status": "ok" if error <= TOLERANCE[bits] else "wrong answer"}
+        if self.kind.integer and bits < 32 and len(x) <= 64:
+            found["rounds_x"] = rounds_input(run, x, y[0].clone())
+        return found
+
+    def measure(self, cell: Cell, seconds: float, sweep: torch.Tensor) -> list[dict]:
+        """A record of each arm: its figures, or why there are none."""
+        x = torch.randn(cell.m, cell.k, generator=torch.Generator().manual_seed(cell.m))
+        records, turns = {}, {}
+        with torch.inference_mode():
+            for arm in self.arms:
+                record = {"name": arm.name, "group": arm.group, "note": arm.note, "status": "ok"}
+                records[arm.name] = record
+                try:
+                    layers = self.layers(arm)
+                    record["bytes"] = layers[0].bytes
+                    record |= self.check(arm, layers[0], x)
+                    if record["status"] != "ok":
+                        continue
+                    copies = layers if cell.weights == "cold" else layers[:1]
+                    turns[arm.name] = Turn([layer.bind(x) for layer in copies], cell.weights == "cold")
+                except Exception as error:
+                    if arm.ours:
+                        raise
+                    record |= {"status": "absent", "message": f"{type(error).__name__}: {error}"}
+            take_turns(turns, seconds, sweep)
+        for name, turn in turns.items():
+            records[name] |= turn.result()
+        return list(records.values())
