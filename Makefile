@@ -1,6 +1,7 @@
 # Each target does its own set-up in .venv. A .venv that is already there, with whatever torch it has, is used as it is.
 PYTHON ?= python3
 VENV   ?= .venv
+PEERS  ?= .venv-peers
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check -q
 EXTRAS := torch,dev,demo
@@ -14,7 +15,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo eval bench bench-kernels bench-models test test-rust test-python lint format wheel clean
+.PHONY: help demo eval bench bench-kernels bench-models bench-peers test test-rust test-python lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
@@ -28,7 +29,8 @@ eval: $(VENV)/.native  ## the demo with perplexity over 20,000 tokens
 	$(PY) examples/demo.py --tokens 20000
 
 bench: $(VENV)/.native  ## one layer at a time against torch float32; then the memory of a loaded model
-	$(PY) benches/bench_linear.py
+	$(PY) benches/bench_linear.py --arms rquant
+	$(PY) benches/linear_table.py benches/results/part/linear-*t-*.json
 	$(PY) benches/memory.py
 
 bench-kernels: .rust  ## the Rust kernels against the limits of this CPU (BENCH='linear/4096x4096/int4' for some)
@@ -37,6 +39,10 @@ bench-kernels: .rust  ## the Rust kernels against the limits of this CPU (BENCH=
 bench-models: $(VENV)/.native | $(VENV)/.llama  ## two language models end to end, beside llama.cpp on the same weights
 	$(PY) benches/bench_models.py --threads 1
 	$(PY) benches/bench_models.py --threads 2
+
+bench-peers: $(PEERS)/.native  ## one layer at a time against every peer, in a venv of their own (ARGS="--threads 1" for a part)
+	$(PEERS)/bin/python benches/bench_linear.py $(ARGS)
+	$(PEERS)/bin/python benches/linear_table.py benches/results/linear-*t-*.json
 
 test: lint test-rust test-python  ## everything: lints, Rust tests, Python tests
 
@@ -87,6 +93,17 @@ $(VENV)/.llama: | $(VENV)/.deps
 	$(PIP) install cmake ninja \
 	 && PATH="$(VIRTUAL_ENV)/bin:$$PATH" $(PIP) install 'llama-cpp-python>=0.3.36,<0.4' && touch $@ \
 	 || echo "llama-cpp-python could not be installed: its arms will be absent"
+
+$(PEERS)/.deps: benches/requirements-peers.txt | $(PY)
+	$(PY) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install -r $<
+	@touch $@
+
+$(PEERS)/.native: $(VENV)/.native $(PEERS)/.deps
+	rm -rf target/wheel-peers
+	$(PY) -m maturin build --release --out target/wheel-peers
+	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install --force-reinstall --no-deps target/wheel-peers/*.whl
+	@touch $@
 
 .rust:
 	@command -v cargo >/dev/null || { echo "rquant is built with Rust >= 1.89; this installs it:"; \

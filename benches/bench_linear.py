@@ -2,7 +2,7 @@
 
     make bench-peers                                                # everything; a rerun goes on where it stopped
     python benches/bench_linear.py --shapes 384x1536 --m 1,16 --classes int4-integer --threads 1
-    python benches/bench_linear.py --arms rquant,ort --fresh --out /tmp/part
+    python benches/bench_linear.py --arms rquant,ort --fresh        # of some arms
 
 A cell is a layer (k inputs, n outputs), rows m, threads, and a class: the bits of a weight, and `integer` (activations
 quantized to int8) or `float` (weight-only). In a cell the arms take turns, so that what else the machine does hits all
@@ -32,16 +32,22 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", default="1,2", help="of every arm alike")
     parser.add_argument("--classes", default=CLASSES)
     parser.add_argument("--arms", help="words of the names of the arms to run (float32 always does)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="time of a cell, more if samples lack")
+    parser.add_argument("--seconds", type=float, default=0.3, help="time of a cell, more if samples lack")
     parser.add_argument(
         "--sweep", type=int, default=64, help="MB read before a cold sample; over the L3's size"
     )
     parser.add_argument(
         "--fresh", action="store_true", help="redo cells that are already there for this build of rquant"
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder")
+    parser.add_argument(
+        "--out", type=Path, help="folder (default: results/ beside this file; results/part/ with --arms)"
+    )
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.out is None:
+        results = Path(__file__).parent / "results"
+        args.out = results / "part" if args.arms else results
+    return args
 
 
 def run_apart(args: argparse.Namespace, threads: str, name: str) -> int:

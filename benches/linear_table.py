@@ -144,7 +144,7 @@ def remarks(results: list[dict]) -> str:
                 found[f"absent: {arm['name']}: {arm['message'].strip().splitlines()[0]}"].add(where)
             elif arm["status"] != "ok":
                 found[f"{arm['status']}: {arm['name']} ({cell['kind']}), error {arm['error']}"].add(where)
-            elif arm["cpu_per_wall"] > cell["threads"] + SPARE:
+            elif (arm["cpu_per_wall"] or 0) > cell["threads"] + SPARE:
                 found[f"more than {cell['threads']} threads at work: {arm['name']}"].add(where)
             if arm.get("rounds_x") is False:
                 found[f"does not quantize activations though told to: {arm['name']}"].add(where)
@@ -185,8 +185,11 @@ def main() -> None:
     print(f"{machine['cpu']}, {machine['isa']}, rquant {machine['rquant']}, {machine['date']}; ", end="")
     print(", ".join(f"{name} {version}" for name, version in machine["packages"].items()))
 
-    from linear_picture import draw
-
+    try:
+        from linear_picture import draw
+    except ImportError as missing:
+        print(f"\nno picture: {missing}")
+        return
     picture = args.picture or args.files[0].parent / "linear.png"
     draw(rows, picture)
     print(f"\npicture: {picture}")

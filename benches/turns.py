@@ -16,9 +16,10 @@ from statistics import median
 import torch
 
 SAMPLE = 1e-3  # seconds one sample takes at least, where there are copies enough
-LONG = 20e-3  # a call of this length needs no waking call, and three samples do
+LONG = 20e-3  # a call of this length needs no waking call, nor another copy, and three samples do
 FEW, ENOUGH = 3, 5  # samples
-SLOW = 20.0  # times the fastest: few samples do
+SLOW = 20.0  # times the fastest: few samples do, and one if it takes over ENDLESS
+ENDLESS = 0.2  # seconds
 QUIET = 0.1  # processor time over wall time of a process that waits
 
 
@@ -37,21 +38,24 @@ class Turn:
 
     runs: list[Callable]  # a call for each copy
     cold: bool
-    once: float = 0.0  # seconds of a call, the least so far
+    first: float  # seconds of a call that was made already: where calls are long, the first sample
     samples: list[float] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)  # processor time over wall time, by sample
     at: int = 0
 
     def __post_init__(self) -> None:
+        self.once = self.first  # seconds of a call, the least so far
+        if self.first > LONG:
+            self.samples.append(self.first)
+            return
+        for run in (
+            self.runs if self.cold else self.runs[:1]
+        ):  # some make themselves ready in their first call
+            run()
         settle()
         start = time.perf_counter()
         self.runs[0]()
         self.once = time.perf_counter() - start
-        if self.once > LONG:
-            self.runs = self.runs[:1]
-        elif self.cold:
-            for run in self.runs[1:]:  # some make themselves ready in their first call
-                run()
 
     @property
     def calls(self) -> int:
@@ -84,7 +88,7 @@ class Turn:
             "min_us": min(self.samples) * 1e6,
             "samples": len(self.samples),
             "calls": self.calls,
-            "cpu_per_wall": round(median(self.busy), 2),
+            "cpu_per_wall": round(median(self.busy), 2) if self.busy else None,
         }
 
 
@@ -94,7 +98,10 @@ def take_turns(turns: dict[str, Turn], seconds: float, sweep: torch.Tensor) -> N
     fastest = min(turn.once for turn in turns.values())
 
     def needed(turn: Turn) -> int:
-        return FEW if turn.once > max(LONG, SLOW * fastest) or turn.once > 5 * LONG else ENOUGH
+        slow = turn.once > SLOW * fastest
+        if slow and turn.once > ENDLESS:
+            return 1
+        return FEW if slow or turn.once > LONG else ENOUGH
 
     while True:
         in_time = time.perf_counter() < end

@@ -34,6 +34,6 @@ def packed(kind: Kind, group: int, symmetric: bool, weight: Tensor, count: int) 
 
 def arms(kind: Kind) -> Iterator[Arm]:
     for group in (PER_CHANNEL, 128) if kind.bits == 8 else (32, 64, 128):
-        for symmetric in (True, False) if group or kind.bits < 8 else (True,):
+        for symmetric in (True, False) if group == 128 and kind.bits < 8 else (True,):
             name = f"ark-int{kind.bits}{'' if symmetric else '-asym'}" + (f"-g{group}" if group else "")
             yield Arm(name, group, partial(packed, kind, group, symmetric))

@@ -96,9 +96,7 @@ def compressed(kind: Kind, group: int, symmetric: bool, weight: Tensor, count: i
 
 
 def arms(kind: Kind) -> Iterator[Arm]:
+    symmetric = kind.bits > 2  # the faster form, but there is no signed 2-bit type
     for group in (PER_CHANNEL, 128) if kind.bits == 8 else (32, 64, 128):
-        for symmetric in (True, False):
-            if kind.bits == 2 and symmetric:
-                continue  # there is no signed 2-bit type
-            name = f"openvino-int{kind.bits}{'' if symmetric else '-asym'}" + (f"-g{group}" if group else "")
-            yield Arm(name, group, partial(compressed, kind, group, symmetric))
+        name = f"openvino-int{kind.bits}" + (f"-g{group}" if group else "")
+        yield Arm(name, group, partial(compressed, kind, group, symmetric))
