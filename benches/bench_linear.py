@@ -69,6 +69,7 @@ def inside(args: argparse.Namespace) -> None:
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # some peers log in each call, which would be charged to them
+    import numpy as np
     import torch
     from cells import Cell, LayerBench
     from machine import build_of_rquant, describe
@@ -92,7 +93,7 @@ def inside(args: argparse.Namespace) -> None:
             wanted.append(Cell(k, n, m, threads, name, weights))
     todo = [cell for cell in wanted if cell not in done]
     bar = tqdm(total=len(todo), desc=file.stem, unit="cell", disable=None if todo else True)
-    sweep = torch.zeros(args.sweep * 250_000)
+    sweep = np.ones(args.sweep * 250_000, np.float32)
     for (k, n), group in itertools.groupby(todo, lambda cell: (cell.k, cell.n)):
         bench = LayerBench(kind, k, n, args.arms and args.arms.split(","))
         for cell in group:

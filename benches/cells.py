@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from check import check_linear
 from peers import Arm, Kind, Layer, arms_of
@@ -108,7 +109,7 @@ class LayerBench:
             found["rounds_x"] = rounds_input(run, x, y[0].clone())
         return found
 
-    def measure(self, cell: Cell, seconds: float, sweep: torch.Tensor) -> list[dict]:
+    def measure(self, cell: Cell, seconds: float, sweep: np.ndarray) -> list[dict]:
         """A record of each arm: its figures, or why there are none."""
         x = torch.randn(cell.m, cell.k, generator=torch.Generator().manual_seed(cell.m))
         records, turns = {}, {}

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import NamedTuple
 
-SPARE = 0.25  # threads' worth of processor time over what an arm was given, before it is named
+SPARE = 0.25  # threads' worth of processor time that an arm may use over one, before it is named
 
 
 class Row(NamedTuple):
@@ -144,8 +144,8 @@ def remarks(results: list[dict]) -> str:
                 found[f"absent: {arm['name']}: {arm['message'].strip().splitlines()[0]}"].add(where)
             elif arm["status"] != "ok":
                 found[f"{arm['status']}: {arm['name']} ({cell['kind']}), error {arm['error']}"].add(where)
-            elif (arm["cpu_per_wall"] or 0) > cell["threads"] + SPARE:
-                found[f"more than {cell['threads']} threads at work: {arm['name']}"].add(where)
+            elif cell["threads"] == 1 and (arm["cpu_per_wall"] or 0) > 1 + SPARE:
+                found[f"more than 1 thread at work: {arm['name']}"].add(f"{where} m {cell['m']}")
             if arm.get("rounds_x") is False:
                 found[f"does not quantize activations though told to: {arm['name']}"].add(where)
             if arm["note"]:

@@ -1,11 +1,11 @@
 """Timing arms in turns, with caches swept or left alone, and with each arm's threads quiet before the next one's turn.
 
-Pools of threads spin after a call (OpenMP's for milliseconds, onnxruntime's and OpenVINO's theirs), which gives their
-owner its best time and would rob the arm after it. So each turn begins by sleeping until the process uses no processor
-time, then one call that is not timed wakes the arm's own threads, and then come the timed ones.
+Pools of threads spin after a call (on two cores OpenMP's were seen to for 10 ms, onnxruntime's for 40, OpenVINO's for
+1), which gives their owner its best time and would rob the arm after it. So each turn ends by sleeping until the process
+uses no processor time, and begins with a call that is not timed and wakes the arm's own threads.
 
-Cold: 64 MB are read by all threads before a sample, so that neither L2 nor L3 keeps any of the weights, and the sample
-runs each copy of the layer once. Hot: the same copy over and over.
+Cold: 64 MB are read before a sample, so that L3 keeps none of the weights (what another core's L2 had, the other arms
+have driven out since), and the sample runs each copy of the layer once. Hot: the same copy over and over.
 """
 
 import time
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
-import torch
+import numpy as np
 
 SAMPLE = 1e-3  # seconds one sample takes at least, where there are copies enough
 LONG = 20e-3  # a call of this length needs no waking call, nor another copy, and three samples do
@@ -24,12 +24,17 @@ QUIET = 0.1  # processor time over wall time of a process that waits
 
 
 def settle() -> None:
-    """Return when no thread of this process has spun for a millisecond, at the latest after 30."""
-    for _ in range(30):
+    """Return when no thread of this process has spun for a millisecond, at the latest after 100."""
+    for _ in range(100):
         before = time.process_time()
         time.sleep(1e-3)
         if time.process_time() - before < QUIET * 1e-3:
             return
+
+
+def other_threads() -> float:
+    """Processor time of all threads but this one; exact once they sleep."""
+    return time.process_time() - time.thread_time()
 
 
 @dataclass
@@ -40,7 +45,7 @@ class Turn:
     cold: bool
     first: float  # seconds of a call that was made already: where calls are long, the first sample
     samples: list[float] = field(default_factory=list)
-    busy: list[float] = field(default_factory=list)  # processor time over wall time, by sample
+    busy: list[float] = field(default_factory=list)  # processor time over wall time, spinning included
     at: int = 0
 
     def __post_init__(self) -> None:
@@ -67,20 +72,22 @@ class Turn:
         self.at = (self.at + 1) % len(self.runs) if self.cold else 0
         return self.runs[self.at]
 
-    def sample(self, sweep: torch.Tensor) -> None:
+    def sample(self, sweep: np.ndarray) -> None:
         if self.cold:
             sweep.sum()
-        settle()
+        others = other_threads()
         if self.once < LONG and (len(self.runs) > 1 or not self.cold):
             self.next()()
         runs = [self.next() for _ in range(self.calls)]
-        cpu, start = time.process_time(), time.perf_counter()
+        main, start = time.thread_time(), time.perf_counter()
         for run in runs:
             run()
         wall = time.perf_counter() - start
+        main = time.thread_time() - main
+        settle()
         self.samples.append(wall / len(runs))
         self.once = min(self.once, self.samples[-1])
-        self.busy.append((time.process_time() - cpu) / wall)
+        self.busy.append((main + other_threads() - others) / wall)
 
     def result(self) -> dict:
         return {
@@ -92,7 +99,7 @@ class Turn:
         }
 
 
-def take_turns(turns: dict[str, Turn], seconds: float, sweep: torch.Tensor) -> None:
+def take_turns(turns: dict[str, Turn], seconds: float, sweep: np.ndarray) -> None:
     """Sample every arm in turns until `seconds` are over and each has enough."""
     end = time.perf_counter() + seconds
     fastest = min(turn.once for turn in turns.values())

@@ -1,4 +1,8 @@
-"""auto-round-lib: Intel's BestLA kernels. They run on OpenMP's threads, torch's own."""
+"""auto-round-lib: Intel's BestLA kernels. They run on OpenMP's threads, torch's own.
+
+Version 0.16 takes its AVX2 float kernel on any processor that is not Intel's, whatever compute type is asked for; on
+Intel's it takes VNNI or AMX. bench_linear.py records where activations are not quantized (`rounds_x`).
+"""
 
 from collections.abc import Iterator
 from functools import partial

@@ -32,6 +32,6 @@ def quantized(kind: Kind, group: int, weight: Tensor, count: int) -> list[Layer]
 
 
 def arms(kind: Kind) -> Iterator[Arm]:
-    group = PER_CHANNEL if kind.bits == 8 else 128
+    group = PER_CHANNEL if kind.bits == 8 else 64
     name = f"torchao-int{kind.bits}" + (f"-g{group}" if group else "")
     yield Arm(name, group, partial(quantized, kind, group), "eager")
