@@ -51,5 +51,5 @@ def draw(rows: list, file: Path) -> None:
     bar.set_label(
         "time of the fastest peer of the same class and group size / rquant's, the least of the schemes"
     )
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=110, bbox_inches="tight")
     plt.close(figure)
