@@ -15,12 +15,14 @@ import argparse
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 SHAPES = "384x1536,1536x384,576x1536,1536x576,4096x4096,4096x14336,14336x4096"
+CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGBUS, signal.SIGFPE}
 CLASSES = "int8-integer,int8-float,int4-integer,int4-float,int2-integer,int2-float"
 
 
@@ -43,6 +45,7 @@ def arguments() -> argparse.Namespace:
         "--out", type=Path, help="folder (default: results/ beside this file; results/part/ with --arms)"
     )
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--crashed", type=json.loads, default={}, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.out is None:
         results = Path(__file__).parent / "results"
@@ -50,8 +53,15 @@ def arguments() -> argparse.Namespace:
     return args
 
 
+def result_file(args: argparse.Namespace, threads: str, name: str) -> Path:
+    return args.out / f"linear-{threads}t-{name}.json"
+
+
 def run_apart(args: argparse.Namespace, threads: str, name: str) -> int:
-    """One class at one number of threads in a process of its own, so that every pool starts at that size."""
+    """One class at one number of threads in a process of its own, so that every pool starts at that size.
+
+    An arm that crashes the process is left out when it is started again.
+    """
     command = [sys.executable, __file__, "--inside", "--threads", threads, "--classes", name]
     for option in ("shapes", "m", "arms", "seconds", "sweep", "out"):
         value = getattr(args, option)
@@ -59,7 +69,19 @@ def run_apart(args: argparse.Namespace, threads: str, name: str) -> int:
     # quanto compiles an extension with the ninja beside this Python
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PATH": path}
-    return subprocess.run(command + ["--fresh"] * args.fresh, env=environment).returncode
+    under_way = result_file(args, threads, name).with_suffix(".arm")
+    crashed: dict[str, str] = {}
+    fresh = ["--fresh"] * args.fresh
+    while True:
+        code = subprocess.run(
+            command + fresh + ["--crashed", json.dumps(crashed)], env=environment
+        ).returncode
+        arm = under_way.read_text() if under_way.exists() else ""
+        under_way.unlink(missing_ok=True)
+        if -code not in CRASHES or not arm or arm in crashed:
+            return code
+        crashed[arm] = f"{signal.Signals(-code).name} ended the process"
+        fresh = []  # the cells before the crash need not be done again
 
 
 def inside(args: argparse.Namespace) -> None:
@@ -82,7 +104,9 @@ def inside(args: argparse.Namespace) -> None:
     torch.set_num_threads(threads)
     rquant.set_num_threads(threads)
     kind = Kind(int(name[3]), name.endswith("integer"), threads)
-    file = args.out / f"linear-{threads}t-{name}.json"
+    file = result_file(args, args.threads, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    under_way = file.with_suffix(".arm")
     record = json.loads(file.read_text()) if file.exists() else {"cells": []}
     build = build_of_rquant()
     done = {Cell(**c["cell"]) for c in record["cells"] if c["rquant"] == build and not args.fresh}
@@ -92,10 +116,12 @@ def inside(args: argparse.Namespace) -> None:
         for weights in ("cold", "hot") if min(k, n) < 1024 else ("cold",):
             wanted.append(Cell(k, n, m, threads, name, weights))
     todo = [cell for cell in wanted if cell not in done]
-    bar = tqdm(total=len(todo), desc=file.stem, unit="cell", disable=None if todo else True)
+    often = 0.1 if sys.stderr.isatty() else 30
+    bar = tqdm(total=len(todo), desc=file.stem, unit="cell", mininterval=often, disable=not todo)
     sweep = np.ones(args.sweep * 250_000, np.float32)
     for (k, n), group in itertools.groupby(todo, lambda cell: (cell.k, cell.n)):
-        bench = LayerBench(kind, k, n, args.arms and args.arms.split(","))
+        part = args.arms and args.arms.split(",")
+        bench = LayerBench(kind, k, n, part, args.crashed, under_way.write_text)
         for cell in group:
             start = time.perf_counter()
             result = {
@@ -109,12 +135,12 @@ def inside(args: argparse.Namespace) -> None:
             save(file, record)
             bar.update()
         bench.free()
+    under_way.unlink(missing_ok=True)
     bar.close()
 
 
 def save(file: Path, record: dict) -> None:
     """Whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
     part.write_text(json.dumps(record, indent=1) + "\n")
     part.replace(file)

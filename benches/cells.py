@@ -53,8 +53,17 @@ def timed(run: Callable) -> tuple[float, torch.Tensor]:
 class LayerBench:
     """Every arm packed for one weight; kept over the cells that differ in m and in hot or cold."""
 
-    def __init__(self, kind: Kind, k: int, n: int, part: list[str] | None) -> None:
-        self.kind = kind
+    def __init__(
+        self,
+        kind: Kind,
+        k: int,
+        n: int,
+        part: list[str] | None,
+        crashed: dict[str, str],
+        begin: Callable[[str], object],
+    ) -> None:
+        """`part`: words of the arms' names, or all; `crashed`: why to leave an arm alone; `begin`: told each arm's name."""
+        self.kind, self.crashed, self.begin = kind, crashed, begin
         torch.manual_seed(0)
         self.weight = torch.randn(n, k) / k**0.5
         self.channels = torch.randperm(n)[:CHECKED]
@@ -117,7 +126,10 @@ class LayerBench:
             for arm in self.arms:
                 record = {"name": arm.name, "group": arm.group, "note": arm.note, "status": "ok"}
                 records[arm.name] = record
+                self.begin(arm.name)
                 try:
+                    if arm.name in self.crashed:
+                        raise RuntimeError(self.crashed[arm.name])
                     layers = self.layers(arm)
                     record["bytes"] = layers[0].bytes
                     runs = [layers[0].bind(x)]
@@ -132,6 +144,7 @@ class LayerBench:
                     if arm.ours:
                         raise
                     record |= {"status": "absent", "message": f"{type(error).__name__}: {error}"}
+            self.begin("")
             take_turns(turns, seconds, sweep)
         for name, turn in turns.items():
             records[name] |= turn.result()
