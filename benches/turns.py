@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 
 SAMPLE = 1e-3  # seconds one sample takes at least, where there are copies enough
-LONG = 20e-3  # a call of this length needs no waking call, nor another copy, and three samples do
+LONG = 20e-3  # a call of this length needs no waking call, nor another copy; five times as long, and three samples do
 FEW, ENOUGH = 3, 5  # samples
 SLOW = 20.0  # times the fastest: few samples do, and one if it takes over ENDLESS
 ENDLESS = 0.2  # seconds
@@ -108,7 +108,7 @@ def take_turns(turns: dict[str, Turn], seconds: float, sweep: np.ndarray) -> Non
         slow = turn.once > SLOW * fastest
         if slow and turn.once > ENDLESS:
             return 1
-        return FEW if slow or turn.once > LONG else ENOUGH
+        return FEW if slow or turn.once > 5 * LONG else ENOUGH
 
     while True:
         in_time = time.perf_counter() < end
