@@ -107,6 +107,12 @@ impl<T: Plain> Shared<T> {
     }
 
     /// # Safety
+    /// `len` elements begin at `at`.
+    pub(crate) unsafe fn from_raw(at: *mut T, len: usize) -> Self {
+        Self { at, len }
+    }
+
+    /// # Safety
     /// The memory still lives, and nobody else touches this range meanwhile.
     pub(crate) unsafe fn slice<'a>(self, start: usize, len: usize) -> &'a mut [T] {
         assert!(start + len <= self.len, "shared range");
@@ -114,11 +120,39 @@ impl<T: Plain> Shared<T> {
         unsafe { std::slice::from_raw_parts_mut(self.at.add(start), len) }
     }
 
+    /// `rows` rows of `cols` elements, the first at `at`, each `stride` after the one before.
+    ///
+    /// # Safety
+    /// The memory still lives, and nobody else touches these elements as long as the rectangle is in use.
+    pub(crate) unsafe fn rectangle(self, at: usize, stride: usize, rows: usize, cols: usize) -> Rectangle<T> {
+        assert!(rows == 0 || at + (rows - 1) * stride + cols <= self.len, "shared range");
+        Rectangle { memory: self, at, stride, rows, cols }
+    }
+
     /// # Safety
     /// The memory still lives, and nobody writes to it meanwhile.
     pub(crate) unsafe fn all<'a>(self) -> &'a [T] {
         // SAFETY: the whole of what `new` was given.
         unsafe { std::slice::from_raw_parts(self.at, self.len) }
+    }
+}
+
+/// Part of a matrix that a task has to itself: see [`Shared::rectangle`].
+pub(crate) struct Rectangle<T> {
+    memory: Shared<T>,
+    at: usize,
+    stride: usize,
+    rows: usize,
+    cols: usize,
+}
+
+#[allow(unsafe_code)]
+impl<T: Plain> Rectangle<T> {
+    #[inline]
+    pub(crate) fn row(&mut self, r: usize) -> &mut [T] {
+        assert!(r < self.rows, "rectangle row");
+        // SAFETY: in range (`rectangle` asserted the last row) and promised to be ours alone.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.at.add(self.at + r * self.stride), self.cols) }
     }
 }
 

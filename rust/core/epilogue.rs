@@ -6,9 +6,10 @@
 //! grow with k. Of a fractional Z the whole part is in that integer, and the rest follows as `fma(−rest, Σa, ·)`. The integers are exact and every step is one IEEE operation, so the result has the
 //! same bits on every instruction set, with any number of threads and on any tile path.
 
-use crate::buffer::Scratch;
+use crate::buffer::{Scratch, Shared};
 use crate::cpu::Isa;
 use crate::cpu::lanes::PanelZeros;
+use crate::floats::SharedOut;
 use crate::matrix::{Scales, ZeroPoints};
 use crate::prepack::Panel;
 use crate::qtype::QuantType;
@@ -33,6 +34,13 @@ impl Sums {
             zeros
         };
         Self { running: zeros(), total: (terms > FOLD).then(|| (zeros(), zeros())) }
+    }
+
+    /// The same, but with whatever was there: the first term is stored, not added.
+    pub(crate) fn fresh(len: usize, terms: usize) -> Self {
+        let mut zeros = Self::new(if terms > FOLD { len } else { 0 }, terms);
+        zeros.running = Scratch::of::<f32>(len);
+        zeros
     }
 
     /// Where the next term of the elements `at` is added.
@@ -62,6 +70,38 @@ impl Sums {
                 total.as_mut()
             }
         }
+    }
+}
+
+/// Finished sums `f[rows][cols]` to their place: row `row` of the output on, columns `first..first + used` of `n`, each
+/// row times its factor, plus bias (of the whole output).
+///
+/// # Safety
+/// The output is still borrowed, and nobody else touches these rows of these columns.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn write_rows(
+    isa: &Isa,
+    f: &[f32],
+    panel: &Panel,
+    factors: &[f32],
+    bias: Option<&[f32]>,
+    (out, n, row): (SharedOut, usize, usize),
+) {
+    let (cols, used) = (panel.cols, panel.used);
+    let bias = bias.map(|b| &b[panel.first..panel.first + used]);
+    let at = row * n + panel.first;
+    if let Some(out) = out.float32() {
+        // SAFETY: the caller's promise.
+        return isa.finish(f, cols, factors, bias, unsafe { out.rectangle(at, n, factors.len(), used) });
+    }
+    let mut wide = Scratch::of::<f32>(used);
+    let wide = wide.as_mut::<f32>();
+    for (r, f) in f.chunks_exact(cols).enumerate() {
+        // SAFETY: this function's own memory.
+        let row = unsafe { Shared::new(wide).rectangle(0, used, 1, used) };
+        isa.finish(f, cols, &factors[r..r + 1], bias, row);
+        // SAFETY: the caller's promise.
+        unsafe { out.write(at + r * n, wide) };
     }
 }
 

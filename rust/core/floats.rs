@@ -1,5 +1,6 @@
 //! Float buffers in the three dtypes users hold. Kernels see float32; the conversion lies here and nowhere else.
 
+use crate::buffer::Shared;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::ops::Range;
@@ -135,6 +136,12 @@ impl SharedOut {
         assert!(count <= self.len, "output range");
         let size = if matches!(self.narrow, Narrow::F32) { 4 } else { 2 };
         Self { at: self.at.wrapping_add(count * size), len: self.len - count, narrow: self.narrow }
+    }
+
+    /// The buffer, if it is float32.
+    pub(crate) fn float32(self) -> Option<Shared<f32>> {
+        // SAFETY: `at` is where `len` float32 begin; `Shared` asks its callers for the rest.
+        matches!(self.narrow, Narrow::F32).then(|| unsafe { Shared::from_raw(self.at.cast(), self.len) })
     }
 
     /// Write `values` at element `start`.

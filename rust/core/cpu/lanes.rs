@@ -3,6 +3,7 @@
 //! Each is plain Rust that vectorizes: no reduction that depends on order, rounding by the magic-number trick, and a
 //! fused multiply-add wherever `mul_add` says so, so that every instruction set gives the same bits.
 
+use crate::buffer::Rectangle;
 use crate::qtype::QuantType;
 
 /// `x + MAGIC` rounds x to an integer, half to even, for |x| < 2^22, and leaves that integer in the low bits.
@@ -146,12 +147,21 @@ fn add_group(acc: &[i32], sum: i32, zeros: PanelZeros, scales: &[f32], f: &mut [
     }
 }
 
-/// `f = factor · f + bias`.
+/// `out[r][c] = factors[r] · f[r][c] + bias[c]`, with the rows of `f` `cols` apart; as wide as `out`.
 #[inline(always)]
-fn finish(f: &mut [f32], factor: f32, bias: Option<&[f32]>) {
-    match bias {
-        None => f.iter_mut().for_each(|v| *v *= factor),
-        Some(bias) => f.iter_mut().zip(bias).for_each(|(v, b)| *v = v.mul_add(factor, *b)),
+fn finish(f: &[f32], cols: usize, factors: &[f32], bias: Option<&[f32]>, mut out: Rectangle<f32>) {
+    for (r, (f, factor)) in f.chunks_exact(cols).zip(factors).enumerate() {
+        let out = out.row(r);
+        let f = &f[..out.len()];
+        match bias {
+            None => out.iter_mut().zip(f).for_each(|(o, v)| *o = v * factor),
+            Some(bias) => {
+                let bias = &bias[..out.len()];
+                for c in 0..out.len() {
+                    out[c] = f[c].mul_add(*factor, bias[c]);
+                }
+            }
+        }
     }
 }
 
@@ -201,7 +211,7 @@ macro_rules! table {
         macro_rules! lanes {
             ($features:literal) => {{
                 #[allow(unused_imports)] // the types below
-                use $crate::{cpu::lanes::{Encoding, Groups, PanelZeros}, qtype::QuantType};
+                use $crate::{buffer::Rectangle, cpu::lanes::{Encoding, Groups, PanelZeros}, qtype::QuantType};
                 $(#[target_feature(enable = $features)]
                 fn $name($($arg: $type),*) $(-> $ret)? { $crate::cpu::lanes::body::$name($($arg),*) })*
                 $crate::cpu::lanes::Lanes { $($name),* }
@@ -221,7 +231,7 @@ table! {
     decode(u: &[u8], offset: i32, zero: f32, scale: f32, out: &mut [f32]);
     expand(b: &[u8], cols: usize, weight: QuantType, groups: Groups, out: &mut [f32]);
     add_group(acc: &[i32], sum: i32, zeros: PanelZeros, scales: &[f32], f: &mut [f32]);
-    finish(f: &mut [f32], factor: f32, bias: Option<&[f32]>);
+    finish(f: &[f32], cols: usize, factors: &[f32], bias: Option<&[f32]>, out: Rectangle<f32>);
     add(acc: &[f32], f: &mut [f32]);
     fold(f: &mut [f32], total: &mut [f32], carry: &mut [f32]);
 }

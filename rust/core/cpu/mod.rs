@@ -68,6 +68,8 @@ pub struct Microkernel {
 pub(crate) struct GroupRun<'a> {
     /// Quads of activations in a group; the last group takes all that are left.
     pub quads: usize,
+    /// Whether f starts from zero, whatever is there.
+    pub fresh: bool,
     /// `[groups][cols]`.
     pub scales: Scales<'a>,
     /// Stored zero points `[groups][cols]`; without them each is `offset`.

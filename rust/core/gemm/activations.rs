@@ -186,9 +186,9 @@ impl Quantized<'_> {
         &self.panels[row * self.row_bytes + first * quad..][..count * quad]
     }
 
-    /// The scale of row `row`.
-    pub(super) fn scale(&self, row: usize) -> f32 {
-        self.scales[row]
+    /// The scales of `count` rows.
+    pub(super) fn scales(&self, first: usize, count: usize) -> &[f32] {
+        &self.scales[first..first + count]
     }
 
     /// Σa of `count` segments of block `i`, `[segment][row]`.

@@ -4,7 +4,7 @@ use super::Tasks;
 use crate::buffer::Scratch;
 use crate::cpu::lanes::{Groups, INF_BITS};
 use crate::cpu::{self, Isa, MAX_DOT_ROWS, block_bytes, block_steps};
-use crate::epilogue::{PanelParams, Sums};
+use crate::epilogue::{PanelParams, Sums, write_rows};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::floats::{Floats, SharedOut};
@@ -18,13 +18,14 @@ const STRETCH: usize = 384;
 /// Activations from which on codes are scaled before they are summed, since the bare sum might overflow.
 const HUGE: f32 = 1e30;
 
-/// Float activations, row by row, as float32; and which rows hold NaN or infinity.
+/// Float activations, row by row, as float32; and which of them hold NaN or infinity.
 struct Rows<'a> {
     m: usize,
     k: usize,
     mr: usize,
     values: Values<'a>,
-    bad: Vec<bool>,
+    /// 1, or NaN for a row that holds NaN or infinity.
+    factors: Vec<f32>,
     huge: bool,
 }
 
@@ -60,9 +61,9 @@ impl<'a> Rows<'a> {
             drop(parts);
             Values::Widened(wide)
         };
-        let bad = most.iter().map(|bits| *bits >= INF_BITS).collect();
+        let factors = most.iter().map(|bits| if *bits >= INF_BITS { f32::NAN } else { 1.0 }).collect();
         let huge = most.iter().any(|bits| (HUGE.to_bits()..INF_BITS).contains(bits));
-        Self { m, k, mr, values, bad, huge }
+        Self { m, k, mr, values, factors, huge }
     }
 
     fn blocks(&self) -> usize {
@@ -130,16 +131,9 @@ pub(super) fn linear(
         } else {
             tiles(isa, w, &panel, &params, &rows, blocks, &mut f);
         }
-        for (r, f) in f.finish(isa).chunks_exact_mut(panel.cols).enumerate() {
-            let (row, f) = (first_row + r, &mut f[..panel.used]);
-            if rows.bad[row] {
-                f.fill(f32::NAN);
-            } else if let Some(bias) = bias {
-                isa.finish(f, 1.0, Some(&bias[panel.first..][..panel.used]));
-            }
-            // SAFETY: `out` lives as long as the call; this task alone has these rows of this panel's columns.
-            unsafe { out.write(row * w.n() + panel.first, f) };
-        }
+        let factors = &rows.factors[first_row..last + count];
+        // SAFETY: `out` lives as long as the call; this task alone has these rows of this panel's columns.
+        unsafe { write_rows(isa, f.finish(isa), &panel, factors, bias, (out, w.n(), first_row)) };
     });
     Ok(())
 }

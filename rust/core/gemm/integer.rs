@@ -5,7 +5,7 @@ use super::plan::{Alignment, Piece, Plan};
 use super::{Tasks, UNPACK_ROWS};
 use crate::buffer::{Scratch, Shared};
 use crate::cpu::{self, GroupRun, Isa, MAX_GROUPED, Microkernel, block_bytes};
-use crate::epilogue::{FOLD, PanelParams, Sums};
+use crate::epilogue::{FOLD, PanelParams, Sums, write_rows};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::floats::{Floats, SharedOut};
@@ -100,6 +100,7 @@ impl<'a> Product<'a> {
                 let (row, rows) = acts.rows(block);
                 let run = GroupRun {
                     quads: segments[0].quads,
+                    fresh: groups.start == 0,
                     scales: panel.scales.slice(entries.clone()),
                     zeros: match panel.zeros {
                         ZeroPoints::U8(z) => Some(&z[entries.clone()]),
@@ -172,7 +173,8 @@ pub(super) fn linear(
         let (isa, acts) = (product.isa, product.acts.quantized());
         let first_row = acts.rows(blocks.start).0;
         let (last, count) = acts.rows(blocks.end - 1);
-        let mut f = Sums::new((last + count - first_row) * panel.cols, w.groups());
+        let len = (last + count - first_row) * panel.cols;
+        let mut f = if grouped { Sums::fresh(len, w.groups()) } else { Sums::new(len, w.groups()) };
         if grouped {
             product.groups(&acts, &panel, w.qtype().offset(), blocks.clone(), &mut f);
         } else {
@@ -197,13 +199,9 @@ pub(super) fn linear(
                 }
             });
         }
-        for (r, f) in f.finish(isa).chunks_exact_mut(panel.cols).enumerate() {
-            let row = first_row + r;
-            let bias = bias.map(|b| &b[panel.first..panel.first + panel.used]);
-            isa.finish(&mut f[..panel.used], acts.scale(row), bias);
-            // SAFETY: `out` lives as long as the call; this task alone has these rows of this panel's columns.
-            unsafe { out.write(row * w.n() + panel.first, &f[..panel.used]) };
-        }
+        let factors = acts.scales(first_row, last + count - first_row);
+        // SAFETY: `out` lives as long as the call; this task alone has these rows of this panel's columns.
+        unsafe { write_rows(isa, f.finish(isa), &panel, factors, bias, (out, w.n(), first_row)) };
     });
     Ok(())
 }

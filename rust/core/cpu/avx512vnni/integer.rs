@@ -111,7 +111,7 @@ pub(super) fn grouped<const BITS: usize>(a: &[u8], rows: usize, b: &[u8], cols: 
 fn grouped_shape<const BITS: usize, const R: usize, const V: usize>(a: &[u8], b: &[u8], run: GroupRun, f: &mut [f32]) {
     let (out, _) = f.as_chunks_mut::<16>();
     let mut f = [[_mm512_setzero_ps(); V]; R];
-    if R <= ROWS_IN_REGISTERS {
+    if R <= ROWS_IN_REGISTERS && !run.fresh {
         for r in 0..R {
             for j in 0..V {
                 f[r][j] = load_f32(&out[r * V + j]);
@@ -153,7 +153,8 @@ fn grouped_shape<const BITS: usize, const R: usize, const V: usize>(a: &[u8], b:
                     f[r][j] = _mm512_fmadd_ps(v, scale, f[r][j]);
                 } else {
                     let at = &mut out[r * V + j];
-                    store_f32(at, _mm512_fmadd_ps(v, scale, load_f32(at)));
+                    let so_far = if g == 0 && run.fresh { _mm512_setzero_ps() } else { load_f32(at) };
+                    store_f32(at, _mm512_fmadd_ps(v, scale, so_far));
                 }
             }
         }
