@@ -15,6 +15,8 @@ use std::sync::Mutex;
 /// Steps of k that are summed in one float32 before the sum joins the others: rounding then stays below 1e-5 of the
 /// terms' magnitudes even when all of it goes one way. 64 channels of as many expanded weights fill 96 KiB of cache.
 const STRETCH: usize = 384;
+/// Most rows for which codes become floats in registers, a few rows at a time; for more, a panel is expanded first.
+const DOT_ROWS: usize = 16;
 /// Activations from which on codes are scaled before they are summed, since the bare sum might overflow.
 const HUGE: f32 = 1e30;
 
@@ -84,15 +86,18 @@ impl<'a> Rows<'a> {
         &all[row * self.k + start..]
     }
 
-    /// All rows as `a[k][row]`, k padded with zeros to `steps`.
+    /// Each block of rows as `a[k][row]`, k padded with zeros to `steps`.
     fn interleaved(&self, steps: usize) -> Scratch {
         let mut out = Scratch::of::<f32>(self.m * steps);
-        let panel = out.as_mut::<f32>();
-        for r in 0..self.m {
-            let row = &self.from(r, 0)[..self.k];
-            panel[r..].iter_mut().step_by(self.m).zip(row).for_each(|(p, v)| *p = *v);
+        for block in 0..self.blocks() {
+            let (first, rows) = self.rows(block);
+            let panel = &mut out.as_mut::<f32>()[first * steps..][..rows * steps];
+            for r in 0..rows {
+                let row = &self.from(first + r, 0)[..self.k];
+                panel[r..].iter_mut().step_by(rows).zip(row).for_each(|(p, v)| *p = *v);
+            }
+            panel[self.k * rows..].fill(0.0);
         }
-        panel[self.k * self.m..].fill(0.0);
         out
     }
 }
@@ -111,13 +116,13 @@ pub(super) fn linear(
     let steps = w.k().next_multiple_of(block_steps(w.qtype()));
     let aligned = w.groups() <= 1 || w.group_size().is_multiple_of(block_steps(w.qtype()));
     let mut rows = Rows::new(x, m, w.k(), isa.float_mr, isa, executor);
-    let few = m <= MAX_DOT_ROWS && aligned && !rows.huge;
-    let interleaved = if few { rows.interleaved(steps) } else { Scratch::of::<f32>(0) };
+    let few = m <= DOT_ROWS && aligned && !rows.huge;
     let stretches = if few { stretches(w) } else { Vec::new() };
     let terms = if few { stretches.len() } else { w.k().div_ceil(STRETCH) };
     if few {
-        rows.mr = MAX_DOT_ROWS; // one block
+        rows.mr = MAX_DOT_ROWS;
     }
+    let interleaved = if few { rows.interleaved(steps) } else { Scratch::of::<f32>(0) };
     let tasks = Tasks::new(rows.blocks(), rows.mr, w.panels(), executor.threads());
     executor.run(tasks.count(), &|task| {
         let (index, blocks) = tasks.get(task);
@@ -127,7 +132,12 @@ pub(super) fn linear(
         let (last, count) = rows.rows(blocks.end - 1);
         let mut f = Sums::new((last + count - first_row) * panel.cols, terms);
         if few {
-            dot(isa, w, &panel, &params, &stretches, (interleaved.as_slice(), m), &mut f);
+            for block in blocks.clone() {
+                let (row, count) = rows.rows(block);
+                let a = &interleaved.as_slice::<f32>()[row * steps..][..count * steps];
+                let at = (row - first_row) * panel.cols..(row - first_row + count) * panel.cols;
+                dot(isa, w, &panel, &params, &stretches, (a, count), &mut f, at);
+            }
         } else {
             tiles(isa, w, &panel, &params, &rows, blocks, &mut f);
         }
@@ -159,14 +169,15 @@ fn dot(
     stretches: &[(usize, usize, usize)],
     (a, rows): (&[f32], usize),
     f: &mut Sums,
+    at: Range<usize>,
 ) {
     let (cols, per_block) = (panel.cols, block_steps(w.qtype()));
     let kernel = isa.kernel(w.qtype());
     for (term, &(group, start, end)) in stretches.iter().enumerate() {
         let b = &panel.weights[start / per_block * block_bytes(cols)..end / per_block * block_bytes(cols)];
         let (scales, zeros) = (params.group_scales(group), params.group_zeros(group));
-        kernel.dot(&a[start * rows..end * rows], rows, b, cols, scales, zeros, f.running(0..rows * cols));
-        f.added(isa, term, 0..rows * cols);
+        kernel.dot(&a[start * rows..end * rows], rows, b, cols, scales, zeros, f.running(at.clone()));
+        f.added(isa, term, at.clone());
     }
 }
 

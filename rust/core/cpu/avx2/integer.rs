@@ -117,7 +117,7 @@ macro_rules! grouped_strip {
 
 #[target_feature(enable = "avx2")]
 pub(super) fn wide_tile(a: &[u8], rows: usize, b: &[u8], cols: usize, acc: &mut [i32], accumulate: bool) {
-    by_strip!(strip in cols, R = rows; [1 2 3 4] wide_strip::<R>(a, b, acc, accumulate, cols, strip))
+    by_strip!(strip in cols, R = rows; [1 2 3 4 5 6] wide_strip::<R>(a, b, acc, accumulate, cols, strip))
 }
 
 #[target_feature(enable = "avx2")]
@@ -129,7 +129,7 @@ fn wide_strip<const R: usize>(a: &[u8], b: &[u8], acc: &mut [i32], accumulate: b
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn wide_grouped(a: &[u8], rows: usize, b: &[u8], cols: usize, run: GroupRun, f: &mut [f32]) {
-    by_strip!(strip in cols, R = rows; [1 2 3 4] wide_grouped_strip::<R>(a, b, run, f, cols, strip))
+    by_strip!(strip in cols, R = rows; [1 2 3 4 5 6] wide_grouped_strip::<R>(a, b, run, f, cols, strip))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -8,7 +8,7 @@
 //! | `vfmadd231ps ymm` | the float tile | p0 p1 |
 //!
 //! int8 codes would overflow `vpmaddubsw`, so even and odd bytes are widened to int16 (two operations per vector of
-//! weights, shared by all rows) and activations come as int16. Registers of the 4x16 int8 tile: 8 accumulators, 4 of
+//! weights, shared by all rows) and activations come as int16. Registers of the 6x16 int8 tile: 12 accumulators, 2 of
 //! weights, 2 broadcasts. The 6x16 tile of narrow codes: 12 int16 sums, 2 of weights, 1 broadcast, 1 product; int16
 //! sums move to int32 every few quads, before they could overflow.
 
@@ -56,9 +56,9 @@ pub(super) static ISA: Isa = Isa {
             dot: float::dot::<4>,
         },
         Microkernel {
-            name: "qs16_q8w_gemm_4x16c4__avx2",
+            name: "qs16_q8w_gemm_6x16c4__avx2",
             weight: QuantType::Int8,
-            mr: 4,
+            mr: 6,
             wide: true,
             tile: integer::wide_tile,
             unpacked: integer::wide_tile,

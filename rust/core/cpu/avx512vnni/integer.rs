@@ -3,13 +3,11 @@
 //! A group's zero points cost one instruction: the sums start from −z·Σa, which `vpmaddwd` makes of the pairs
 //! (z, 128 z) and Σa in two halves (see [`split_sum`](crate::cpu::split_sum)).
 
-use super::{by_shape, load, load_f32, load_i32, store, store_f32, store_i32};
+use super::{ask_ahead, by_shape, load, load_f32, load_i32, store, store_f32, store_i32};
 use crate::cpu::GroupRun;
 use crate::matrix::Scales;
 use std::arch::x86_64::*;
 
-/// Bytes between a line in use and the one that is asked for.
-const AHEAD: usize = 4096;
 /// Rows whose float sums stay in registers beside the integer ones; more rows keep them in the first-level cache.
 const ROWS_IN_REGISTERS: usize = 3;
 
@@ -45,11 +43,7 @@ macro_rules! block {
     ($bits:ident, $rows:ident, $vectors:ident, $a:expr, $b:expr, $c:ident) => {
         let mask = _mm512_set1_epi8(((1u16 << $bits) - 1) as i8);
         if $rows <= 4 && $rows * 8 / $bits >= 4 {
-            // few rows wait for memory: ask for it in time where there is work between two lines. A line beyond the
-            // panel is most likely the next one's, and an address that is nobody's does no harm
-            for line in &$b[..$vectors] {
-                _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast());
-            }
+            $b[..$vectors].iter().for_each(ask_ahead);
         }
         for t in 0..8 / $bits {
             let mut w = [mask; $vectors];
