@@ -28,10 +28,12 @@ demo: $(VENV)/.native  ## two real models in int8, int4 and int2: size, speed, q
 eval: $(VENV)/.native  ## the demo with perplexity over 20,000 tokens
 	$(PY) examples/demo.py --tokens 20000
 
-bench: $(VENV)/.native  ## one layer at a time against torch float32; then the memory of a loaded model
+bench: $(VENV)/.native  ## one layer at a time against torch float32; a loaded model's memory; threads; quantizing
 	$(PY) benches/bench_linear.py --arms rquant
 	$(PY) benches/linear_table.py benches/results/part/linear-*t-*.json
 	$(PY) benches/memory.py
+	$(PY) benches/bench_threads.py
+	$(PY) benches/bench_quantize.py --dtypes float32
 
 bench-kernels: .rust  ## the Rust kernels against the limits of this CPU (BENCH='linear/4096x4096/int4' for some)
 	cargo bench --bench kernels -- '$(BENCH)'
