@@ -61,6 +61,8 @@ pub struct Microkernel {
     grouped: Option<[GroupedFn; 2]>,
     unpack: UnpackFn,
     dot: FloatDotFn,
+    /// Most rows for which `dot`, [`MAX_DOT_ROWS`] at a time, beats expanding a panel to floats first.
+    pub(crate) dot_rows: usize,
 }
 
 /// Consecutive groups of a panel, and what turns their integer sums into floats.

@@ -19,6 +19,7 @@ pub(super) static ISA: Isa = Isa {
             grouped: None,
             unpack: unpack::<2>,
             dot: dot::<2>,
+            dot_rows: 4,
         },
         Microkernel {
             name: "qs8_q4w_gemm_4x16c4__portable",
@@ -30,6 +31,7 @@ pub(super) static ISA: Isa = Isa {
             grouped: None,
             unpack: unpack::<4>,
             dot: dot::<4>,
+            dot_rows: 4,
         },
         Microkernel {
             name: "qs8_q8w_gemm_4x16c4__portable",
@@ -41,6 +43,7 @@ pub(super) static ISA: Isa = Isa {
             grouped: None,
             unpack: unpack::<8>,
             dot: dot::<8>,
+            dot_rows: 4,
         },
     ],
     float_mr: 4,

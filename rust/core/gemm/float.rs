@@ -15,8 +15,6 @@ use std::sync::Mutex;
 /// Steps of k that are summed in one float32 before the sum joins the others: rounding then stays below 1e-5 of the
 /// terms' magnitudes even when all of it goes one way. 64 channels of as many expanded weights fill 96 KiB of cache.
 const STRETCH: usize = 384;
-/// Most rows for which codes become floats in registers, a few rows at a time; for more, a panel is expanded first.
-const DOT_ROWS: usize = 16;
 /// Activations from which on codes are scaled before they are summed, since the bare sum might overflow.
 const HUGE: f32 = 1e30;
 
@@ -116,7 +114,7 @@ pub(super) fn linear(
     let steps = w.k().next_multiple_of(block_steps(w.qtype()));
     let aligned = w.groups() <= 1 || w.group_size().is_multiple_of(block_steps(w.qtype()));
     let mut rows = Rows::new(x, m, w.k(), isa.float_mr, isa, executor);
-    let few = m <= DOT_ROWS && aligned && !rows.huge;
+    let few = m <= isa.kernel(w.qtype()).dot_rows && aligned && !rows.huge;
     let stretches = if few { stretches(w) } else { Vec::new() };
     let terms = if few { stretches.len() } else { w.k().div_ceil(STRETCH) };
     if few {

@@ -40,6 +40,7 @@ pub(super) static ISA: Isa = Isa {
             ]),
             unpack: integer::unpack::<2>,
             dot: float::dot::<2>,
+            dot_rows: 8,
         },
         Microkernel {
             name: "qs8_q4w_gemm_6x16c4__avx2",
@@ -54,6 +55,7 @@ pub(super) static ISA: Isa = Isa {
             ]),
             unpack: integer::unpack::<4>,
             dot: float::dot::<4>,
+            dot_rows: 8,
         },
         Microkernel {
             name: "qs16_q8w_gemm_6x16c4__avx2",
@@ -65,6 +67,7 @@ pub(super) static ISA: Isa = Isa {
             grouped: Some([integer::wide_grouped, integer::wide_grouped]),
             unpack: integer::unpack::<8>,
             dot: float::dot::<8>,
+            dot_rows: 16,
         },
     ],
     float_mr: 6,

@@ -43,6 +43,7 @@ pub(super) static ISA: Isa = Isa {
             grouped: Some([integer::grouped::<2>, integer::grouped::<8>]),
             unpack: integer::unpack::<2>,
             dot: float::dot::<2>,
+            dot_rows: 16,
         },
         Microkernel {
             name: "qs8_q4w_gemm_6x64c4__avx512vnni",
@@ -54,6 +55,7 @@ pub(super) static ISA: Isa = Isa {
             grouped: Some([integer::grouped::<4>, integer::grouped::<8>]),
             unpack: integer::unpack::<4>,
             dot: float::dot::<4>,
+            dot_rows: 16,
         },
         Microkernel {
             name: "qs8_q8w_gemm_6x64c4__avx512vnni",
@@ -65,6 +67,7 @@ pub(super) static ISA: Isa = Isa {
             grouped: Some([integer::grouped::<8>, integer::grouped::<8>]),
             unpack: integer::unpack::<8>,
             dot: float::dot::<8>,
+            dot_rows: 16,
         },
     ],
     float_mr: MR,
