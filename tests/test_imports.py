@@ -11,13 +11,14 @@ _WORK = {"cpu", "executor", "floats", "buffer"}
 RUST = {
     "error": set(),
     "executor": set(),
-    "floats": set(),
+    "floats": {"buffer"},
     "buffer": {"error"},
     "qtype": {"error"},
     "bitpack": {"qtype", "error"},
     "matrix": {"bitpack", "qtype", "error"},
-    "cpu": {"qtype", "error"},
-    "cpu/": {"cpu", "qtype"},  # one instruction set: bytes in, int32 out
+    "cpu": {"matrix", "qtype", "error"},
+    # one instruction set: bytes in; int32 out, or floats by scales as they are stored; rows to their place
+    "cpu/": {"cpu", "matrix", "buffer", "qtype"},
     "quantize": _WEIGHT | _WORK,
     "dequantize": _WEIGHT | _WORK,
     "prepack": _WEIGHT | _WORK,
