@@ -33,7 +33,7 @@ pub const MAX_GEMM_K: usize = (1 << 17) - 1;
 const MAX_ROWS: usize = if cfg!(test) { 40 } else { 4096 };
 
 /// Multiplications below which the calling thread works alone: they take it some 10 µs, as waking another would.
-const SERIAL_INTEGER: usize = if cfg!(test) { 0 } else { 1 << 20 };
+const SERIAL_INTEGER: usize = if cfg!(test) { 0 } else { 1 << 19 };
 /// The same in float arithmetic.
 const SERIAL_FLOAT: usize = if cfg!(test) { 0 } else { 1 << 18 };
 

@@ -60,10 +60,10 @@ fn dot_row<const BITS: usize, const R: usize, const V: usize>(
     let (b, _) = b.as_chunks::<64>();
     for (a, b) in a.chunks_exact(32 / BITS).zip(b.chunks_exact(V)) {
         let mut codes = [_mm512_setzero_si512(); V];
+        if BITS < 8 {
+            ask_ahead(b, true);
+        }
         for j in 0..V {
-            if BITS < 8 {
-                ask_ahead(&b[j]);
-            }
             codes[j] = load(&b[j]);
         }
         for shift in 0..32 / span(BITS) {
@@ -133,10 +133,10 @@ fn dot_shape<const BITS: usize, const R: usize, const V: usize>(
     let (b, _) = b.as_chunks::<64>();
     for (a, b) in a.chunks_exact(32 / BITS * R).zip(b.chunks_exact(V)) {
         let mut codes = [flip; V];
+        if BITS < 8 {
+            ask_ahead(b, true);
+        }
         for j in 0..V {
-            if BITS < 8 {
-                ask_ahead(&b[j]);
-            }
             codes[j] = load(&b[j]);
             if BITS == 8 {
                 codes[j] = _mm512_xor_si512(codes[j], flip); // offset to two's complement

@@ -42,8 +42,8 @@ macro_rules! multiply {
 macro_rules! block {
     ($bits:ident, $rows:ident, $vectors:ident, $a:expr, $b:expr, $c:ident) => {
         let mask = _mm512_set1_epi8(((1u16 << $bits) - 1) as i8);
-        if $rows <= 4 && $rows * 8 / $bits >= 4 {
-            $b[..$vectors].iter().for_each(ask_ahead);
+        if $rows <= 4 {
+            ask_ahead(&$b[..$vectors], $bits < 8 && $rows * 8 / $bits >= 4);
         }
         for t in 0..8 / $bits {
             let mut w = [mask; $vectors];

@@ -92,13 +92,16 @@ macro_rules! by_shape {
 
 use by_shape;
 
-/// Few rows wait for memory: where there is work between two lines, ask for the one that comes this much later. Beyond the
-/// panel that is most likely the next one's; an address that is nobody's does no harm.
+/// Few rows wait for memory, and the processor's own prefetching stops at each page: ask for what comes next, into the
+/// second-level cache. `busy` (work enough between two lines): every line; else one of a block, as a hint to go on.
+/// Beyond the panel lies most likely the next one; an address that is nobody's does no harm.
 #[inline]
-fn ask_ahead(line: &[u8; 64]) {
-    const AHEAD: usize = 4096;
-    // SAFETY: a hint, which does not read.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast()) }
+fn ask_ahead(block: &[[u8; 64]], busy: bool) {
+    let (lines, distance) = if busy { (block.len(), 8192) } else { (1, 16384) };
+    for line in &block[..lines] {
+        // SAFETY: a hint, which does not read.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().wrapping_add(distance).cast()) }
+    }
 }
 
 #[inline]
