@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -35,6 +35,17 @@ def isa(request: pytest.FixtureRequest) -> Callable[..., str]:
 
     run.level = level
     return run
+
+
+@pytest.fixture
+def set_num_threads() -> Iterator[Callable[[int], None]]:
+    """`rquant.set_num_threads`, undone after the test."""
+    import rquant
+    from rquant import _threads
+
+    before = _threads._chosen
+    yield rquant.set_num_threads
+    _threads._choose(before)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

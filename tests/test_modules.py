@@ -302,11 +302,11 @@ def test_transformer_encoder_runs_the_quantized_layers():
     assert 0 < (y - rounded).abs().max() < 0.1
 
 
-def test_four_threads_call_one_module(x, monkeypatch):
+def test_four_threads_call_one_module(x, set_num_threads):
     model = frozen("int4", "int8")
     inputs = [torch.randn(m, 70) for m in (1, 3, 17, 40)]
     want = [model(i) for i in inputs]
-    monkeypatch.setattr("rquant._threads._chosen", 2)
+    set_num_threads(2)
     with ThreadPoolExecutor(4) as pool:
         for _ in range(25):
             got = list(pool.map(model, inputs))

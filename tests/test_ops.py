@@ -156,10 +156,10 @@ def test_integer_product_is_exact(isa):
 
 @pytest.mark.parametrize("activations", [None, "int8"])
 @pytest.mark.parametrize("weights", ["int8", "int4", "int2"])
-def test_outputs_are_the_same_on_any_number_of_threads(weights, activations, monkeypatch):
+def test_outputs_are_the_same_on_any_number_of_threads(weights, activations, set_num_threads):
     layer, seen = rquant.Linear.from_float(nn.Linear(640, 700), weights, activations), set()
     x = torch.randn(130, 640)
     for threads in (1, 2, 3):
-        monkeypatch.setattr("rquant._threads._chosen", threads)
+        set_num_threads(threads)
         seen |= {layer(x[:m]).detach().numpy().tobytes() for m in (1, 130)}
     assert len(seen) == 2

@@ -25,7 +25,7 @@ class PackedLinear(Function):
         ctx: Any, x: Tensor, panels: Tensor, bias: Tensor | None, k: int, n: int, integer: bool
     ) -> Tensor:
         ctx.panels, ctx.sizes = panels, (n, k)
-        return _ops.linear(x, panels, bias, k, n, integer)
+        return _ops.checked_linear(x, panels, bias, k, n, integer)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:

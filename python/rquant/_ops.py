@@ -28,11 +28,20 @@ def _elsewhere(x: Tensor, panels: Tensor, *_: object) -> Tensor:
     raise ValueError(f"x: expected a tensor on {panels.device}, where the weight is, got {x.device}")
 
 
+_LINEAR = "(Tensor x, Tensor panels, Tensor? bias, int in_features, int out_features, bool integer) -> Tensor"
+
+
+def _linear_shape(x: Tensor, panels: Tensor, bias: Tensor | None, k: int, n: int, integer: bool) -> Tensor:
+    return x.new_empty((*x.shape[:-1], n))
+
+
+# The native kernel leaves to the Python one whatever is unusual; a torch too old for the native one has only that.
+_define("linear_python", _LINEAR, _linear_shape, on_cpu=cpu.linear, elsewhere=_elsewhere)
 _define(
     "linear",
-    "(Tensor x, Tensor panels, Tensor? bias, int in_features, int out_features, bool integer) -> Tensor",
-    lambda x, panels, bias, k, n, integer: x.new_empty((*x.shape[:-1], n)),
-    on_cpu=cpu.linear,
+    _LINEAR,
+    _linear_shape,
+    on_cpu=None if cpu.register_linear() else cpu.linear,
     elsewhere=_elsewhere,
 )
 _define(
@@ -105,6 +114,7 @@ _define(
 )
 
 linear = torch.ops.rquant.linear.default
+linear_python = torch.ops.rquant.linear_python.default
 linear_canonical = torch.ops.rquant.linear_canonical.default
 linear_unfrozen = torch.ops.rquant.linear_unfrozen.default
 embedding = torch.ops.rquant.embedding.default
@@ -115,3 +125,14 @@ dequantize_canonical = torch.ops.rquant.dequantize_canonical.default
 fake_quantize = torch.ops.rquant.fake_quantize.default
 inside_range = torch.ops.rquant.inside_range.default
 quantize_rows = torch.ops.rquant.quantize_rows.default
+
+
+def checked_linear(
+    x: Tensor, panels: Tensor, bias: Tensor | None, in_features: int, out_features: int, integer: bool
+) -> Tensor:
+    """`linear` with errors of the right type: those that come through the native kernel torch makes RuntimeErrors."""
+    try:
+        return linear(x, panels, bias, in_features, out_features, integer)
+    except RuntimeError:
+        pass  # Python says it again, as it is; not in here, so that the user sees one error and not two
+    return linear_python(x, panels, bias, in_features, out_features, integer)

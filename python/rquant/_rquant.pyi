@@ -38,6 +38,15 @@ def default_threads() -> int:
 def adopt_openmp() -> bool:
     """Run calls on the process's OpenMP threads from now on, if an OpenMP runtime is loaded (torch brings one)."""
 
+def choose_threads(chosen: int, worker: bool) -> None:
+    """Threads for calls that do not come from Python: `chosen`, or torch's number for 0; no more than that in a worker."""
+
+def register_torch_linear() -> bool:
+    """Give torch's `rquant::linear` a CPU kernel that needs no Python; False if the loaded torch cannot have one.
+
+    What that kernel does not do itself it leaves to `rquant::linear_python`, an operator of the same schema.
+    """
+
 def ranges(x: int, dtype: int, rows: int, cols: int, group_size: int, lo: int, hi: int, threads: int) -> int:
     """Write each group's minimum and maximum to float32 `lo` and `hi`, both `[rows, groups]`.
 

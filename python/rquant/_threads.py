@@ -23,8 +23,14 @@ def _positive(value: object, argument: str) -> int:
 
 def set_num_threads(n: int) -> None:
     """Let each call of rquant use up to `n` threads in this process. Raises ValueError unless n >= 1."""
+    _choose(_positive(n, "n"))
+
+
+def _choose(n: int | None) -> None:
+    """`None` for nobody's choice. The native module knows it too: torch calls it without Python."""
     global _chosen
-    _chosen = _positive(n, "n")
+    _chosen = n
+    _rquant.choose_threads(n or 0, _worker)
 
 
 def get_num_threads() -> int:
@@ -45,9 +51,10 @@ def is_worker() -> bool:
 def _after_fork() -> None:
     global _worker
     _worker = True
+    _choose(_chosen)
 
 
-if "RQUANT_NUM_THREADS" in os.environ:
-    _chosen = _positive(os.environ["RQUANT_NUM_THREADS"], "RQUANT_NUM_THREADS")
+_environment = os.environ.get("RQUANT_NUM_THREADS")
+_choose(None if _environment is None else _positive(_environment, "RQUANT_NUM_THREADS"))
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -7,6 +7,8 @@ mod matrix;
 mod openmp;
 mod packed;
 mod threads;
+#[cfg(target_os = "linux")]
+mod torch_shim;
 
 use pyo3::prelude::*;
 
@@ -20,7 +22,7 @@ mod _rquant {
     #[pymodule_export]
     use packed::{gather_rows, gemm_i32, linear, pack, packed_info, packed_is_native, packed_len, unpack};
     #[pymodule_export]
-    use threads::{adopt_openmp, default_threads};
+    use threads::{adopt_openmp, choose_threads, default_threads};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -47,5 +49,13 @@ mod _rquant {
     fn kernel_name(bits: usize) -> PyResult<&'static str> {
         let isa = rquant::active_isa().map_err(codes::value_error)?;
         Ok(isa.kernel(codes::qtype(bits)?).name)
+    }
+
+    #[pyfunction]
+    fn register_torch_linear() -> bool {
+        #[cfg(target_os = "linux")]
+        return crate::torch_shim::register();
+        #[cfg(not(target_os = "linux"))]
+        false
     }
 }

@@ -9,7 +9,7 @@ use crate::threads::run;
 use half::slice::HalfFloatSliceExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use rquant::{Arithmetic, Floats, PackedMatrix, PackedRef, ScaleDtype, ZeroKind};
+use rquant::{Arithmetic, Executor, Floats, FloatsMut, PackedMatrix, PackedRef, ScaleDtype, ZeroKind};
 use std::borrow::Cow;
 
 fn parse<'a>(panels: usize, panels_len: usize) -> PyResult<PackedRef<'a>> {
@@ -100,6 +100,25 @@ fn check(argument: &str, expected: usize, got: usize) -> PyResult<()> {
     Err(PyValueError::new_err(format!("{argument}: expected {expected} (from the packed weight), got {got}")))
 }
 
+/// `linear` with a bias of any float type.
+pub(crate) fn multiply(
+    x: Floats,
+    m: usize,
+    w: PackedRef,
+    bias: Option<Floats>,
+    out: FloatsMut,
+    integer: bool,
+    executor: &dyn Executor,
+) -> rquant::Result<()> {
+    let bias: Option<Cow<[f32]>> = bias.map(|bias| match bias {
+        Floats::F32(bias) => bias.into(),
+        Floats::F16(bias) => bias.to_f32_vec().into(),
+        Floats::Bf16(bias) => bias.to_f32_vec().into(),
+    });
+    let arithmetic = if integer { Arithmetic::Integer } else { Arithmetic::Float };
+    rquant::linear(x, m, w, bias.as_deref(), arithmetic, out, executor)
+}
+
 #[pyfunction]
 pub(crate) fn linear(
     py: Python<'_>,
@@ -122,15 +141,7 @@ pub(crate) fn linear(
     let x = floats("x", x, dtype, area(m, k)?)?;
     let bias = (bias != 0).then(|| floats("bias", bias, bias_dtype, n)).transpose()?;
     let out = floats_mut("out", out, dtype, area(m, n)?)?;
-    let arithmetic = if integer { Arithmetic::Integer } else { Arithmetic::Float };
-    run(py, threads, |executor| {
-        let bias: Option<Cow<[f32]>> = bias.map(|bias| match bias {
-            Floats::F32(bias) => bias.into(),
-            Floats::F16(bias) => bias.to_f32_vec().into(),
-            Floats::Bf16(bias) => bias.to_f32_vec().into(),
-        });
-        rquant::linear(x, m, w, bias.as_deref(), arithmetic, out, executor)
-    })
+    run(py, threads, |executor| multiply(x, m, w, bias, out, integer, executor))
 }
 
 #[pyfunction]

@@ -3,6 +3,7 @@
 use crate::arguments::value_error;
 use pyo3::prelude::*;
 use rquant::{Executor, Pool, Serial};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, TryLockError};
 
 /// Run `work` without the GIL on up to `threads` threads.
@@ -11,11 +12,15 @@ pub(crate) fn run<T: Send>(
     threads: usize,
     work: impl FnOnce(&dyn Executor) -> rquant::Result<T> + Send,
 ) -> PyResult<T> {
-    py.detach(|| match executor(threads) {
+    py.detach(|| with(threads, work)).map_err(value_error)
+}
+
+/// The same for who does not hold the GIL.
+pub(crate) fn with<T>(threads: usize, work: impl FnOnce(&dyn Executor) -> T) -> T {
+    match executor(threads) {
         Some(executor) => work(&*executor),
         None => work(&Serial),
-    })
-    .map_err(value_error)
+    }
 }
 
 /// `None`: the calling thread alone.
@@ -48,6 +53,26 @@ fn pool(threads: usize) -> Option<Arc<Pool>> {
             Some(made)
         }
     }
+}
+
+/// What Python chose (0: nothing), and whether this process shares the cores with its siblings.
+static CHOSEN: AtomicUsize = AtomicUsize::new(0);
+static WORKER: AtomicBool = AtomicBool::new(false);
+
+/// Python's `get_num_threads`, for who was not called by Python.
+#[cfg(target_os = "linux")]
+pub(crate) fn allowed(torch: usize) -> usize {
+    match CHOSEN.load(Relaxed) {
+        0 => torch,
+        chosen if WORKER.load(Relaxed) => chosen.min(torch),
+        chosen => chosen,
+    }
+}
+
+#[pyfunction]
+pub(crate) fn choose_threads(chosen: usize, worker: bool) {
+    CHOSEN.store(chosen, Relaxed);
+    WORKER.store(worker, Relaxed);
 }
 
 /// Cores that affinity and cgroup leave to this process.

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .. import _native
+from .. import _native, _rquant
 from .._native import QMatrix
 from . import reference
 
@@ -22,6 +22,11 @@ def linear(
     out = x.new_empty((*rows, out_features))
     _native.linear(x.contiguous(), panels, bias, out, math.prod(rows), in_features, out_features, integer)
     return out
+
+
+def register_linear() -> bool:
+    """Whether `rquant::linear` has the native module's kernel now: this torch may be too old for one."""
+    return _rquant.register_torch_linear()
 
 
 def linear_canonical(

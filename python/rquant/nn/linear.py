@@ -106,7 +106,7 @@ class Linear(PackedWeight, nn.Linear):
                 return _autograd.PackedLinear.apply(
                     x, panels, bias, self.in_features, self.out_features, integer
                 )  # type: ignore[no-any-return]
-            return _ops.linear(x, panels, bias, self.in_features, self.out_features, integer)  # type: ignore[no-any-return]
+            return _ops.checked_linear(x, panels, bias, self.in_features, self.out_features, integer)  # type: ignore[no-any-return]
         weight = parameters.get("weight")
         if weight is not None:
             arguments = self._scheme_arguments()
