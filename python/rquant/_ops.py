@@ -132,7 +132,9 @@ def checked_linear(
 ) -> Tensor:
     """`linear` with errors of the right type: those that come through the native kernel torch makes RuntimeErrors."""
     try:
-        return linear(x, panels, bias, in_features, out_features, integer)
-    except RuntimeError:
-        pass  # Python says it again, as it is; not in here, so that the user sees one error and not two
+        return linear(x.contiguous(), panels, bias, in_features, out_features, integer)
+    except RuntimeError as error:
+        if not str(error).startswith(("ValueError", "TypeError")):
+            raise
+    # Python says it again, as it is; not in the handler, so that the user sees one error and not two
     return linear_python(x, panels, bias, in_features, out_features, integer)

@@ -11,26 +11,29 @@ _chosen: int | None = None
 _worker = multiprocessing.parent_process() is not None
 
 
+_MOST = 2**16  # threads: what OpenMP counts in is small, and nobody has more cores
+
+
 def _positive(value: object, argument: str) -> int:
     try:
         number = int(value)  # type: ignore[call-overload]
     except (TypeError, ValueError):
         number = 0
-    if number < 1:
-        raise ValueError(f"{argument}: expected an integer >= 1, got {value!r}")
+    if not 1 <= number <= _MOST:
+        raise ValueError(f"{argument}: expected an integer in [1, {_MOST}], got {value!r}")
     return number
 
 
 def set_num_threads(n: int) -> None:
-    """Let each call of rquant use up to `n` threads in this process. Raises ValueError unless n >= 1."""
+    """Let each call of rquant use up to `n` threads in this process. Raises ValueError unless 1 <= n <= 65536."""
     _choose(_positive(n, "n"))
 
 
 def _choose(n: int | None) -> None:
     """`None` for nobody's choice. The native module knows it too: torch calls it without Python."""
     global _chosen
-    _chosen = n
     _rquant.choose_threads(n or 0, _worker)
+    _chosen = n
 
 
 def get_num_threads() -> int:

@@ -9,7 +9,7 @@ use std::thread;
 ///
 /// # Safety
 /// `run` calls the task once for each index and never twice at the same time with one index: tasks write to the parts of
-/// an output that their index names, and rely on being alone there.
+/// an output that their index names, and rely on being alone there. If a task panics, so does `run`.
 #[allow(unsafe_code)]
 pub unsafe trait Executor: Sync {
     /// How many tasks may run at once: the core makes at least as many where it can.

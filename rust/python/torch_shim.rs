@@ -58,7 +58,8 @@ functions! {
     dtype: Get<i32> = c"aoti_torch_get_dtype";
     dim: Get<i64> = c"aoti_torch_get_dim";
     sizes: Get<*const i64> = c"aoti_torch_get_sizes";
-    data: Get<*mut c_void> = c"torch_get_mutable_data_ptr";
+    data: Get<*const c_void> = c"torch_get_const_data_ptr";
+    data_mut: Get<*mut c_void> = c"torch_get_mutable_data_ptr";
     empty: unsafe extern "C" fn(i64, *const i64, *const i64, i32, i32, i32, *mut Tensor) -> Status
         = c"aoti_torch_empty_strided";
     delete: Do<Tensor> = c"aoti_torch_delete_tensor_object";
@@ -116,7 +117,7 @@ impl Torch {
             dtype: get(self.dtype, tensor, 0)?,
             sizes,
             len: sizes.iter().product::<i64>() as usize,
-            address: get(self.data, tensor, std::ptr::null_mut())? as usize,
+            address: get(self.data, tensor, std::ptr::null())? as usize,
         })
     }
 
@@ -173,9 +174,10 @@ impl Torch {
         // SAFETY: a place for the result.
         (unsafe { (self.threads)(&mut torch_threads) } == 0).then_some(())?;
         let out = self.empty(shape, x.dtype)?;
-        // SAFETY: owned until the end of this function.
-        let result = unsafe { self.view(out.1) }?;
-        let result = floats_mut("out", result.address, code, result.len).ok()?;
+        let mut address = std::ptr::null_mut();
+        // SAFETY: a live tensor, owned until the end of this function, and a place for the result.
+        (unsafe { (self.data_mut)(out.1, &mut address) } == 0).then_some(())?;
+        let result = floats_mut("out", address as usize, code, m.checked_mul(n as usize)?).ok()?;
         threads::with(threads::allowed(torch_threads as usize), |executor| {
             multiply(input, m, w, bias, result, integer as u8 != 0, executor)
         })

@@ -1,5 +1,6 @@
 //! The kernel table: per instruction set, one integer microkernel per weight width, the float kernels, and the
-//! elementwise loops. Adding an instruction set is one file, one `mod` and one line in [`ALL`].
+//! elementwise loops. Adding an instruction set is one file or folder, one `mod` and one
+//! line in [`ALL`].
 //!
 //! **Panels.** A panel holds `cols` output channels (a multiple of 16) and any number of *blocks*. A block is
 //! `cols * 4` bytes and spans `32 / bits` steps of k: byte `c * 4 + i` belongs to channel `c`, and its bits
@@ -34,7 +35,7 @@ pub(crate) const STRIP: usize = 16;
 
 /// Integer tile: `acc[rows][cols] (+)= a[rows] · b[cols]`. The slices' lengths must agree; see [`Microkernel::tile`].
 type TileFn = unsafe fn(a: &[u8], rows: usize, b: &[u8], cols: usize, acc: &mut [i32], accumulate: bool);
-/// `f[rows][cols] += Σ_groups scale · (a · b − zero · Σa)`; see [`Microkernel::grouped`].
+/// `f[rows][cols] (+)= Σ_groups scale · (a · b − zero · Σa)`; see [`Microkernel::grouped`].
 type GroupedFn = unsafe fn(a: &[u8], rows: usize, b: &[u8], cols: usize, run: GroupRun, f: &mut [f32]);
 /// Packed blocks to blocks of one byte per code.
 type UnpackFn = unsafe fn(b: &[u8], cols: usize, out: &mut [u8]);
@@ -192,8 +193,8 @@ impl Microkernel {
         self.grouped.is_some()
     }
 
-    /// `f[rows][cols] = fma(float(a · b − zero · Σa), scale, f)` for each group of the run in order, from packed blocks
-    /// or (`unpacked`) from those that [`Microkernel::unpack`] made.
+    /// `f[rows][cols] = fma(float(a · b − zero · Σa), scale, f)` for each group of the run in order (`fresh`: the first
+    /// one starts from zero, and what was in f is not read), from packed blocks or (`unpacked`) from those that [`Microkernel::unpack`] made.
     pub(crate) fn grouped(
         &self,
         a: &[u8],
@@ -210,10 +211,9 @@ impl Microkernel {
         assert!(a.len() == quads * rows * self.quad_bytes() && f.len() == rows * cols);
         assert!(groups > 0 && (groups - 1) * run.quads <= quads && run.sums.len() == groups * rows);
         assert!(run.scales.len() == groups * cols && run.zeros.is_none_or(|z| z.len() == groups * cols));
-        if let Some(kernels) = self.grouped {
-            // SAFETY: see above.
-            unsafe { (kernels[usize::from(unpacked)])(a, rows, b, cols, run, f) }
-        }
+        let kernels = self.grouped.expect("the caller asks has_grouped");
+        // SAFETY: see above.
+        unsafe { (kernels[usize::from(unpacked)])(a, rows, b, cols, run, f) }
     }
 
     /// Packed blocks to one byte per code, `32 / bits` steps to each `cols * 4` bytes.

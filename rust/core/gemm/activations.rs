@@ -1,4 +1,5 @@
-//! Activations as the integer kernels read them: int8 rows in quads, a scale per row, a sum per row and segment.
+//! Activations as the integer kernels read them: int8 rows in quads, a scale per row, and per block `[segment][row]` the
+//! sums of the codes.
 //!
 //! They are quantized inside the tasks of the product, so that a call is one parallel region: whoever comes first takes
 //! the row blocks that nobody has taken yet, then waits for those that another thread is still at.

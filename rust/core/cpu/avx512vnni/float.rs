@@ -49,7 +49,7 @@ fn dot_row<const BITS: usize, const R: usize, const V: usize>(
         }
     }
     // a code at bit s under the exponent of 2^(23 - s) reads as 2^(23 - s) + code; what is to be subtracted from it:
-    let magic: [f32; 4] = std::array::from_fn(|p| (1u32 << (23 - p * BITS)) as f32);
+    let magic: [f32; 4] = std::array::from_fn(|p| (1u32 << (23 - (p * BITS).min(span(BITS)))) as f32);
     let mut zero = [whole; 4];
     for p in 0..span(BITS) / BITS {
         for j in 0..V {

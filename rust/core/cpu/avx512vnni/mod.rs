@@ -4,7 +4,9 @@
 //! |---|---|---|
 //! | `vpdpbusd zmm` | 16 channels x 4 steps of u8 · s8 into int32, wrapping | p0 p5 |
 //! | `vpbroadcastd zmm, [mem]` | one row's quad of activations | load only |
+//! | `vpmaddwd zmm` | zero point times Σa, from which a group's sums start | p0 p5 |
 //! | `vpermps zmm` | 4- or 2-bit code to float: the table is one register, the index's high bits are ignored | p5 |
+//! | `vpternlogd zmm` | a code under an exponent, which reads as a float: for one row, which would wait for p5 | p0 p5 |
 //! | `vfmadd231ps zmm` | the float tile | p0 p5 |
 //!
 //! Registers of a 6x64 tile: 24 accumulators, 4 of weights, 1 broadcast, 1 mask of 32. Six rows because the fourth

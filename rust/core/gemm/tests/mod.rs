@@ -236,6 +236,31 @@ fn linear_is_its_definition_for_every_scheme() {
     }
 }
 
+/// Sums as large as a grouped kernel takes them, and one beyond, with zero points that only a file can bring.
+#[test]
+fn zero_points_and_sums_at_their_ends_are_exact() {
+    let (serial, mut noise) = (Serial, Noise(11));
+    for qtype in QuantType::ALL {
+        for (k, group) in [(33_000, 33_000), (33_001, 33_001), (33_002, 32_996), (4_100, 4_097)] {
+            let mut w = Weight::new(3, k, group, qtype, 1, &mut noise);
+            w.zeros = Zeros::Stored((0..3 * k.div_ceil(group)).map(|i| [0, 255][i % 2]).collect());
+            each_isa(|isa| {
+                let packed = w.pack();
+                for m in [1, 6, 7] {
+                    let mut out = vec![0f32; m * 3];
+                    let (x, packed) = (vec![1f32; m * k], PackedRef::parse(&packed).unwrap());
+                    linear(Floats::F32(&x), m, packed, None, Arithmetic::Integer, FloatsMut::F32(&mut out), &serial)
+                        .unwrap();
+                    for (i, got) in out.iter().enumerate() {
+                        let want = w.integer_definition(&vec![127; k], 1.0 / 127.0, i % 3, 0.0);
+                        assert_eq!(*got, want, "{} {qtype:?} k {k} group {group} m {m} channel {}", isa.name, i % 3);
+                    }
+                }
+            });
+        }
+    }
+}
+
 #[test]
 fn sums_beyond_int32_are_added_in_int64() {
     let (serial, pool) = executors();
