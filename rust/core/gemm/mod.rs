@@ -118,7 +118,10 @@ impl Tasks {
 
     fn new(blocks: usize, mr: usize, panels: usize, threads: usize) -> Self {
         // enough tasks that the last ones even out, if there are rows for it
-        let wanted = if threads > 1 { threads.saturating_mul(4).div_ceil(panels) } else { 1 };
+        let mut wanted = if threads > 1 { threads.saturating_mul(4).div_ceil(panels) } else { 1 };
+        if !(panels * wanted).is_multiple_of(threads) && panels < threads.saturating_mul(16) {
+            wanted = wanted.saturating_mul(threads); // one task more for one thread would show
+        }
         let per_task = blocks.div_ceil(wanted).max(Self::MIN_ROWS.div_ceil(mr)).min(Self::MAX_ROWS.div_ceil(mr));
         Self { panels, blocks, blocks_per_task: per_task.max(1) }
     }
