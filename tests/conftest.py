@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-LEVELS = ("portable", "avx2", "avx512vnni")
+LEVELS = ("portable", "avx2", "avx512vnni", "avx512bf16")
 _seen: dict[str, set[str]] = {"run": set(), "skipped": set()}
 
 
@@ -49,7 +49,7 @@ def set_num_threads() -> Iterator[Callable[[int], None]]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """ISA levels run: portable, avx2, avx512vnni; skipped: none"""
+    """ISA levels run: portable, avx2, avx512vnni, avx512bf16; skipped: none"""
     if any(_seen.values()):
         names = {
             key: ", ".join(level for level in LEVELS if level in had) or "none" for key, had in _seen.items()

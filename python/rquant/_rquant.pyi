@@ -24,7 +24,7 @@ ZP_FLOAT16: Final[int]
 """Fractional zero points, stored as the plain Z of `x = S * (q - Z)`."""
 
 def isa() -> str:
-    """The instruction set in use: `portable`, `avx2` or `avx512vnni` (held lower by `RQUANT_ISA`)."""
+    """The instruction set in use: `portable`, `avx2`, `avx512vnni` or `avx512bf16` (held lower by `RQUANT_ISA`)."""
 
 def supported_isas() -> list[str]:
     """What this CPU has, slowest first."""

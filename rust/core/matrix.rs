@@ -85,7 +85,16 @@ impl<'a> Scales<'a> {
     }
 }
 
-impl ZeroPoints<'_> {
+impl<'a> ZeroPoints<'a> {
+    /// Some of them.
+    pub(crate) fn slice(self, range: Range<usize>) -> ZeroPoints<'a> {
+        match self {
+            Self::None => Self::None,
+            Self::U8(z) => Self::U8(&z[range]),
+            Self::F16(z) => Self::F16(&z[range]),
+        }
+    }
+
     /// Their kind.
     pub fn kind(&self) -> ZeroKind {
         match self {
@@ -95,7 +104,7 @@ impl ZeroPoints<'_> {
         }
     }
 
-    fn len(&self) -> Option<usize> {
+    pub(crate) fn len(&self) -> Option<usize> {
         match self {
             Self::None => None,
             Self::U8(z) => Some(z.len()),

@@ -25,10 +25,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)] // as above
 mod avx512vnni;
+mod bf16;
 #[cfg(test)]
 mod conformance;
 pub(crate) mod lanes;
 mod portable;
+
+pub(crate) use bf16::{Bf16, FloatRun};
 
 /// Channels per vector of the narrowest panel: every panel is a multiple of this wide.
 pub(crate) const STRIP: usize = 16;
@@ -37,7 +40,7 @@ pub(crate) const STRIP: usize = 16;
 type TileFn = unsafe fn(a: &[u8], rows: usize, b: &[u8], cols: usize, acc: &mut [i32], accumulate: bool);
 /// `f[rows][cols] (+)= Σ_groups scale · (a · b − zero · Σa)`; see [`Microkernel::grouped`].
 type GroupedFn = unsafe fn(a: &[u8], rows: usize, b: &[u8], cols: usize, run: GroupRun, f: &mut [f32]);
-/// Packed blocks to blocks of one byte per code.
+/// Packed blocks to blocks of one byte per code (or one bfloat16).
 type UnpackFn = unsafe fn(b: &[u8], cols: usize, out: &mut [u8]);
 /// `acc[rows][cols] += scale · Σ a · (q − zero)` straight from packed blocks.
 type FloatDotFn =
@@ -104,6 +107,8 @@ pub struct Isa {
     /// Most rows of a float tile.
     pub(crate) float_mr: usize,
     float_tile: FloatTileFn,
+    /// The float path's other kernels, where the CPU multiplies bfloat16.
+    pub(crate) bf16: Option<Bf16>,
     lanes: lanes::Lanes,
 }
 
@@ -114,6 +119,8 @@ static ALL: &[&Isa] = &[
     &avx2::ISA,
     #[cfg(target_arch = "x86_64")]
     &avx512vnni::ISA,
+    #[cfg(target_arch = "x86_64")]
+    &avx512vnni::ISA_BF16,
 ];
 
 /// The instruction sets this CPU has, slowest first.
@@ -252,11 +259,7 @@ pub(crate) const MAX_DOT_ROWS: usize = 4;
 impl Isa {
     /// The integer kernel for `weight`.
     pub fn kernel(&self, weight: QuantType) -> &Microkernel {
-        match weight {
-            QuantType::Int2 => &self.kernels[0],
-            QuantType::Int4 => &self.kernels[1],
-            QuantType::Int8 => &self.kernels[2],
-        }
+        &self.kernels[index(weight)]
     }
 
     /// `acc[rows][cols] += a[row][k] · b[k][cols]` in float32; row r of `a` begins at `r * stride`.
@@ -266,6 +269,14 @@ impl Isa {
         assert!(a.len() >= (rows - 1) * stride + b.len() / cols);
         // SAFETY: see above.
         unsafe { (self.float_tile)(a, stride, rows, b, cols, acc) }
+    }
+}
+
+const fn index(weight: QuantType) -> usize {
+    match weight {
+        QuantType::Int2 => 0,
+        QuantType::Int4 => 1,
+        QuantType::Int8 => 2,
     }
 }
 

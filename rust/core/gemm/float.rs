@@ -1,6 +1,6 @@
 //! The float path (weight-only): activations stay float, weights are expanded on the way.
 
-use super::Tasks;
+use super::{Tasks, bf16};
 use crate::buffer::Scratch;
 use crate::cpu::lanes::{Groups, INF_BITS};
 use crate::cpu::{self, Isa, MAX_DOT_ROWS, block_bytes, block_steps};
@@ -14,9 +14,9 @@ use std::sync::Mutex;
 
 /// Steps of k that are summed in one float32 before the sum joins the others: rounding then stays below 1e-5 of the
 /// terms' magnitudes even when all of it goes one way. 64 channels of as many expanded weights fill 96 KiB of cache.
-const STRETCH: usize = 384;
+pub(super) const STRETCH: usize = 384;
 /// Activations from which on codes are scaled before they are summed, since the bare sum might overflow.
-const HUGE: f32 = 1e30;
+pub(super) const HUGE: f32 = 1e30;
 
 /// Float activations, row by row, as float32; and which of them hold NaN or infinity.
 struct Rows<'a> {
@@ -111,6 +111,9 @@ pub(super) fn linear(
     executor: &dyn Executor,
 ) -> Result<()> {
     let isa = cpu::active()?;
+    if bf16::linear(x, m, w, bias, (out, isa), executor) {
+        return Ok(());
+    }
     let steps = w.k().next_multiple_of(block_steps(w.qtype()));
     let aligned = w.groups() <= 1 || w.group_size().is_multiple_of(block_steps(w.qtype()));
     let mut rows = Rows::new(x, m, w.k(), isa.float_mr, isa, executor);

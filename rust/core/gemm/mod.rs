@@ -1,6 +1,7 @@
 //! Multiplication by a packed weight: what is asked for, how it is cut into tasks, and its two arithmetics.
 
 mod activations;
+mod bf16;
 mod float;
 mod integer;
 mod plan;

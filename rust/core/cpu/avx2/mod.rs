@@ -72,6 +72,7 @@ pub(super) static ISA: Isa = Isa {
     ],
     float_mr: 6,
     float_tile: float::float_tile,
+    bf16: None,
     lanes: lanes!("avx2,fma,f16c"),
 };
 

@@ -3,7 +3,7 @@
 //! A group's zero points cost one instruction: the sums start from −z·Σa, which `vpmaddwd` makes of the pairs
 //! (z, 128 z) and Σa in two halves (see [`split_sum`](crate::cpu::split_sum)).
 
-use super::{ask_ahead, by_shape, load, load_f32, load_i32, store, store_f32, store_i32};
+use super::{ask_ahead, by_shape, load, load_f16, load_f32, load_i32, load_u8, store, store_f32, store_i32};
 use crate::cpu::GroupRun;
 use crate::matrix::Scales;
 use std::arch::x86_64::*;
@@ -186,20 +186,4 @@ fn unpack_shape<const BITS: usize, const R: usize, const V: usize>(b: &[u8], out
             }
         }
     }
-}
-
-/// 16 bytes, one a lane.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_u8(x: &[u8; 16]) -> __m512i {
-    // SAFETY: 16 readable bytes; the load needs no alignment.
-    _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(x.as_ptr().cast()) })
-}
-
-/// 16 half floats as float32.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_f16(x: &[half::f16; 16]) -> __m512 {
-    // SAFETY: 32 readable bytes; the load needs no alignment.
-    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })
 }

@@ -12,28 +12,31 @@
 //! Registers of a 6x64 tile: 24 accumulators, 4 of weights, 1 broadcast, 1 mask of 32. Six rows because the fourth
 //! operand of 7 would spill; 64 channels because 10 loads then feed 24 multiplies.
 
+mod bf16;
 mod float;
 mod integer;
 
 use super::lanes::lanes;
-use super::{Isa, Microkernel};
+use super::{Bf16, Isa, Microkernel};
 use crate::qtype::QuantType;
 use std::arch::x86_64::*;
 
 const MR: usize = 6;
 
-pub(super) static ISA: Isa = Isa {
+fn supported() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+}
+
+const VNNI: Isa = Isa {
     name: "avx512vnni",
     nr: 64,
-    supported: || {
-        is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c")
-    },
+    supported,
     kernels: [
         Microkernel {
             name: "qs8_q2w_gemm_6x64c4__avx512vnni",
@@ -74,7 +77,23 @@ pub(super) static ISA: Isa = Isa {
     ],
     float_mr: MR,
     float_tile: float::float_tile,
+    bf16: None,
     lanes: lanes!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c"),
+};
+
+pub(super) static ISA: Isa = VNNI;
+
+/// The same and bfloat16 products, for the float path.
+pub(super) static ISA_BF16: Isa = Isa {
+    name: "avx512bf16",
+    supported: || supported() && is_x86_feature_detected!("avx512bf16"),
+    bf16: Some(Bf16 {
+        mr: MR,
+        packed: [Some(bf16::grouped::<2>), Some(bf16::grouped::<4>), None],
+        expanded: bf16::grouped::<16>,
+        expand: [bf16::expand::<2>, bf16::expand::<4>, bf16::expand::<8>],
+    }),
+    ..VNNI
 };
 
 /// Call `$kernel::<.., rows, vectors>` for run-time `rows` and `cols`.
@@ -146,4 +165,20 @@ fn load_f32(x: &[f32; 16]) -> __m512 {
 fn store_f32(x: &mut [f32; 16], v: __m512) {
     // SAFETY: 64 writable bytes; the store needs no alignment.
     unsafe { _mm512_storeu_ps(x.as_mut_ptr(), v) }
+}
+
+/// 16 bytes, one a lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_u8(x: &[u8; 16]) -> __m512i {
+    // SAFETY: 16 readable bytes; the load needs no alignment.
+    _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(x.as_ptr().cast()) })
+}
+
+/// 16 half floats as float32.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_f16(x: &[half::f16; 16]) -> __m512 {
+    // SAFETY: 32 readable bytes; the load needs no alignment.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })
 }

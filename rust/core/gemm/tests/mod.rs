@@ -8,7 +8,7 @@ use crate::bitpack::{pack_codes, row_bytes};
 use crate::cpu::forced::each_isa;
 use crate::matrix::{MatrixRef, Scales, ZeroPoints};
 use crate::{AlignedBytes, Executor, PackedMatrix, Pool, QuantType, Serial, dequantize};
-use half::f16;
+use half::{bf16, f16};
 
 /// Numbers without a pattern that a kernel could hide behind, the ends of the range among them.
 struct Noise(u64);
@@ -179,6 +179,9 @@ fn the_deepest_product_of_extremes_is_exact() {
 
 fn check_linear(m: usize, w: &Weight, noise: &mut Noise, executors: [&dyn Executor; 2]) {
     let (x, bias) = (noise.floats(m * w.k), noise.floats(w.n));
+    let (half, brain): (Vec<f16>, Vec<bf16>) = x.iter().map(|x| (f16::from_f32(*x), bf16::from_f32(*x))).unzip();
+    let values =
+        [x.clone(), half.iter().map(|x| x.to_f32()).collect(), brain.iter().map(|x| x.to_f32()).collect::<Vec<_>>()];
     let (mut a, mut scales) = (vec![0i8; m * w.k], vec![0f32; m]);
     quantize_rows(Floats::F32(&x), m, w.k, &mut a, &mut scales, &Serial).unwrap();
     let mut float = vec![0f32; w.n * w.k];
@@ -195,26 +198,27 @@ fn check_linear(m: usize, w: &Weight, noise: &mut Noise, executors: [&dyn Execut
                 let want = w.integer_definition(&a[r * w.k..][..w.k], scales[r], c, bias[c]);
                 assert_eq!(*got, want, "{} {:?} {r},{c} of m {m} n {} k {} g {}", isa.name, w.qtype, w.n, w.k, w.group);
             }
-            linear(Floats::F32(&x), m, packed, Some(&bias), Arithmetic::Float, FloatsMut::F32(&mut out), executor)
-                .unwrap();
-            for (i, got) in out.iter().enumerate() {
-                let (x, w_row) = (&x[i / w.n * w.k..][..w.k], &float[i % w.n * w.k..][..w.k]);
-                let bias = f64::from(bias[i % w.n]);
-                let (mut want, mut size) = (bias, bias.abs());
-                for (x, w) in x.iter().zip(w_row) {
-                    want += f64::from(*x) * f64::from(*w);
-                    size += f64::from(*x).abs() * f64::from(*w).abs();
+            for (given, x) in [Floats::F32(&x), Floats::F16(&half), Floats::Bf16(&brain)].into_iter().zip(&values) {
+                linear(given, m, packed, Some(&bias), Arithmetic::Float, FloatsMut::F32(&mut out), executor).unwrap();
+                for (i, got) in out.iter().enumerate() {
+                    let (x, w_row) = (&x[i / w.n * w.k..][..w.k], &float[i % w.n * w.k..][..w.k]);
+                    let bias = f64::from(bias[i % w.n]);
+                    let (mut want, mut size) = (bias, bias.abs());
+                    for (x, w) in x.iter().zip(w_row) {
+                        want += f64::from(*x) * f64::from(*w);
+                        size += f64::from(*x).abs() * f64::from(*w).abs();
+                    }
+                    let error = (f64::from(*got) - want).abs();
+                    assert!(
+                        error <= 1e-5 * size,
+                        "{} {:?} {error} of {size}, m {m} n {} k {} g {}",
+                        isa.name,
+                        w.qtype,
+                        w.n,
+                        w.k,
+                        w.group
+                    );
                 }
-                let error = (f64::from(*got) - want).abs();
-                assert!(
-                    error <= 1e-5 * size,
-                    "{} {:?} {error} of {size}, m {m} n {} k {} g {}",
-                    isa.name,
-                    w.qtype,
-                    w.n,
-                    w.k,
-                    w.group
-                );
             }
         }
     });

@@ -20,28 +20,22 @@ fn rounding_does_not_grow_with_k() {
             Zeros::Fraction(z) => z.fill(f16::from_f32(100.0625)),
         }
         let zero = f64::from(w.view().zeros.get(0, w.qtype));
-        for m in [1, 8] {
-            let x = vec![0.737f32; m * k];
-            let step = f64::from(0.737f32 / 127.0); // of the activations: each becomes 127
-            for (arithmetic, x_back) in [(Arithmetic::Float, f64::from(0.737f32)), (Arithmetic::Integer, 127.0 * step)]
-            {
+        for m in [1, 8, 18] {
+            let x = vec![bf16::from_f32(0.737); m * k];
+            let value = x[0].to_f32();
+            let wide = vec![value; m * k];
+            let step = f64::from(value / 127.0); // of the activations: each becomes 127
+            for (arithmetic, x_back) in [(Arithmetic::Float, f64::from(value)), (Arithmetic::Integer, 127.0 * step)] {
                 let want = x_back * (101.0 - zero) * f64::from(w.scales[0]) * k as f64;
                 each_isa(|isa| {
-                    let mut out = vec![0f32; m * 2];
-                    let packed = w.pack();
-                    linear(
-                        Floats::F32(&x),
-                        m,
-                        PackedRef::parse(&packed).unwrap(),
-                        None,
-                        arithmetic,
-                        FloatsMut::F32(&mut out),
-                        &Serial,
-                    )
-                    .unwrap();
-                    for got in &out {
-                        let error = (f64::from(*got) - want).abs() / want.abs();
-                        assert!(error <= 1e-5, "{} {arithmetic:?} k {k} g {group} m {m}: {error}", isa.name);
+                    let (mut out, packed) = (vec![0f32; m * 2], w.pack());
+                    for x in [Floats::F32(&wide), Floats::Bf16(&x)] {
+                        let packed = PackedRef::parse(&packed).unwrap();
+                        linear(x, m, packed, None, arithmetic, FloatsMut::F32(&mut out), &Serial).unwrap();
+                        for got in &out {
+                            let error = (f64::from(*got) - want).abs() / want.abs();
+                            assert!(error <= 1e-5, "{} {arithmetic:?} k {k} g {group} m {m}: {error}", isa.name);
+                        }
                     }
                 });
             }
@@ -55,22 +49,15 @@ fn huge_activations_do_not_overflow_on_the_way() {
     w.q.fill(127);
     pack_codes(&w.q, 2, 256, w.qtype, &mut w.codes).unwrap();
     w.halves.fill(f16::from_f32(1e-3));
-    for m in [1, 8] {
-        let x = vec![1e37f32; m * 256];
+    for m in [1, 8, 18] {
+        let (x, brain) = (vec![1e37f32; m * 256], vec![bf16::from_f32(1e37); m * 256]);
         each_isa(|_| {
-            let mut out = vec![0f32; m * 2];
-            let packed = w.pack();
-            linear(
-                Floats::F32(&x),
-                m,
-                PackedRef::parse(&packed).unwrap(),
-                None,
-                Arithmetic::Float,
-                FloatsMut::F32(&mut out),
-                &Serial,
-            )
-            .unwrap();
-            assert!(out.iter().all(|y| y.is_finite()), "{out:?}");
+            let (mut out, packed) = (vec![0f32; m * 2], w.pack());
+            for x in [Floats::F32(&x), Floats::Bf16(&brain)] {
+                let packed = PackedRef::parse(&packed).unwrap();
+                linear(x, m, packed, None, Arithmetic::Float, FloatsMut::F32(&mut out), &Serial).unwrap();
+                assert!(out.iter().all(|y| y.is_finite()), "{out:?}");
+            }
         });
     }
 }
