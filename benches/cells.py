@@ -113,7 +113,8 @@ class LayerBench:
             if arm.name not in self.exact:
                 self.exact[arm.name] = layer.weight.dequantize()[self.channels]
             linear = linear_of(self.weight)
-            check_linear(layer, linear, x, self.kind.integer, self.channels, self.exact[arm.name])
+            given = x.to(getattr(torch, arm.dtype))
+            check_linear(layer, linear, given, self.kind.integer, self.channels, self.exact[arm.name])
         if self.kind.integer and bits < 32 and len(x) <= 16:
             found["rounds_x"] = rounds_input(run, x, y[0].clone())
         return found
@@ -124,7 +125,13 @@ class LayerBench:
         records, turns = {}, {}
         with torch.inference_mode():
             for arm in self.arms:
-                record = {"name": arm.name, "group": arm.group, "note": arm.note, "status": "ok"}
+                record = {
+                    "name": arm.name,
+                    "group": arm.group,
+                    "dtype": arm.dtype,
+                    "note": arm.note,
+                    "status": "ok",
+                }
                 records[arm.name] = record
                 self.begin(arm.name)
                 try:

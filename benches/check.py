@@ -15,7 +15,7 @@ def check_linear(
     channels: torch.Tensor | slice = slice(None),
     weight: torch.Tensor | None = None,
 ) -> None:
-    """Raise if `layer(x)` is not `x @ dequantize(W).T + bias` to float rounding; `x` is float32 `[m, k]`.
+    """Raise if `layer(x)` is not `x @ dequantize(W).T + bias` to float rounding; `x` is float32 or bfloat16 `[m, k]`.
 
     With `integer`, x is first rounded to int8 a row, as the layer does it. `channels`: the outputs that are looked at;
     `weight`: their rows of `layer.weight.dequantize()`, where the caller keeps them.
@@ -24,12 +24,13 @@ def check_linear(
         weight = layer.weight.dequantize()[channels]
     weight = weight.to(torch.float64)
     bias = torch.zeros(1) if linear.bias is None else linear.bias[channels]
-    got = layer(x.float())[:, channels]
+    got = layer(x)[:, channels]
+    rounded = torch.finfo(got.dtype).eps / 2  # the output, once
     if integer:
-        x = rquant.quantize_tensor(x, rquant.qint8, symmetric=True, axis=0).dequantize()
+        x = rquant.quantize_tensor(x.float(), rquant.qint8, symmetric=True, axis=0).dequantize()
     x = x.to(torch.float64)
     want = x @ weight.T + bias
-    bound = TOLERANCE * (x.abs() @ weight.abs().T + bias.abs())
+    bound = TOLERANCE * (x.abs() @ weight.abs().T + bias.abs()) + rounded * want.abs()
     error = (got - want).abs()
     if not (error <= bound).all():
         raise AssertionError(f"{layer}: error {(error / bound).max():.2f} times the bound")

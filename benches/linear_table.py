@@ -4,7 +4,8 @@
     python benches/linear_table.py --limits limits.json benches/results/linear-*t-*.json
 
 A ratio over 1 is in rquant's favour. "peer" is the fastest of the same bits, arithmetic and group size, or, where none
-has that group size, of any (`*`); "any group" is the fastest of all. With limits, `{"vnni_gops": {"1": .., "2": ..},
+has that group size, of any (`*`); "any group" is the fastest of all. A scheme fed float32 has peers fed float32; one fed
+bfloat16 (`-bf16`) has all of them. With limits, `{"vnni_gops": {"1": .., "2": ..},
 "fma_gflops": {..}, "read_gbps": {..}}`, a column says what part of the time a call takes is max(bytes / bandwidth,
 operations / peak); bytes count where weights come from memory.
 """
@@ -49,6 +50,10 @@ class Row(NamedTuple):
         return f"{c['k']}x{c['n']} m {c['m']}, {c['threads']} threads, {c['weights']}, {self.name}"
 
 
+def dtype(arm: dict) -> str:
+    return arm.get("dtype", "float32")
+
+
 def fastest(arms: list[dict]) -> dict | None:
     return min(arms, key=lambda arm: arm["median_us"], default=None)
 
@@ -66,10 +71,11 @@ def rows_of(result: dict, limits: dict | None) -> list[Row]:
     cell = result["cell"]
     timed = [arm for arm in result["arms"] if "median_us" in arm]
     ours = [arm for arm in timed if arm["name"].startswith("rquant")]
-    peers = [arm for arm in timed if arm not in ours and arm["name"] != "float32"]
+    others = [arm for arm in timed if arm not in ours and arm["name"] != "float32"]
     float32 = next(arm["median_us"] for arm in timed if arm["name"] == "float32")
     rows = []
     for arm in ours:
+        peers = [peer for peer in others if dtype(arm) == "bfloat16" or dtype(peer) == "float32"]
         same = [peer for peer in peers if peer["group"] == arm["group"]]
         limit = limit_us(cell, arm, limits) / arm["median_us"] if limits else None
         rows.append(

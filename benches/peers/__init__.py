@@ -1,7 +1,7 @@
 """The layers that bench_linear.py times: ours, torch's float32 one, and every peer's, behind one small protocol.
 
 An `Arm` packs a float32 weight as one library does it at one setting. What it raises is recorded as its absence, with
-the message. All compute `x @ weight.T` for float32 x, no bias; each is prepacked and takes the input where it lies,
+the message. All compute `x @ weight.T`, no bias, for float32 x or, where the arm says so, bfloat16; each is prepacked and takes the input where it lies,
 and writes to an output allocated beforehand where its interface has such a thing.
 """
 
@@ -32,6 +32,7 @@ class Arm:
     group: int  # weights along k that share a scale, or PER_CHANNEL
     pack: Callable[[Tensor, int], list[Layer]]  # (weight [n, k], copies) -> that many layers
     note: str = ""
+    dtype: str = "float32"  # of x and the output
 
     @property
     def ours(self) -> bool:

@@ -21,24 +21,32 @@ def linear_of(weight: Tensor) -> torch.nn.Linear:
     return linear
 
 
-def modules(module: torch.nn.Module, count: int, bytes: int | None) -> list[Layer]:
-    """A torch module and its twins as layers."""
+def modules(
+    module: torch.nn.Module, count: int, bytes: int | None, dtype: torch.dtype = torch.float32
+) -> list[Layer]:
+    """A torch module and its twins as layers. Converting x is not charged to them."""
     twins = [module, *(copy.deepcopy(module) for _ in range(count - 1))]
-    return [Layer(lambda x, twin=twin: lambda: twin(x), bytes) for twin in twins]
+
+    def bind(twin: torch.nn.Module, x: Tensor):
+        x = x.to(dtype)
+        return lambda: twin(x)
+
+    return [Layer(partial(bind, twin), bytes) for twin in twins]
 
 
 def float32(weight: Tensor, count: int) -> list[Layer]:
     return modules(linear_of(weight), count, weight.nbytes)
 
 
-def quantized(kind: Kind, group: int, weight: Tensor, count: int) -> list[Layer]:
+def quantized(kind: Kind, group: int, dtype: str, weight: Tensor, count: int) -> list[Layer]:
     layer = rquant.Linear.from_float(
         linear_of(weight),
         weights=f"int{kind.bits}",
         activations="int8" if kind.integer else None,
         group_size=group or None,
     )
-    layers = modules(layer, count, sum(buffer.nbytes for buffer in layer.buffers()))
+    size = sum(buffer.nbytes for buffer in layer.buffers())
+    layers = modules(layer, count, size, getattr(torch, dtype))
     layers[0].keep.append(layer)  # bench_linear.py checks it against its own integers
     return layers
 
@@ -47,4 +55,7 @@ def arms(kind: Kind) -> Iterator[Arm]:
     yield Arm("float32", PER_CHANNEL, float32)
     for group in GROUPS[kind.bits]:
         name = f"rquant-int{kind.bits}" + (f"-g{group}" if group else "")
-        yield Arm(name, group, partial(quantized, kind, group))
+        yield Arm(name, group, partial(quantized, kind, group, "float32"))
+        if not kind.integer:
+            brain = partial(quantized, kind, group, "bfloat16")
+            yield Arm(f"{name}-bf16", group, brain, dtype="bfloat16")

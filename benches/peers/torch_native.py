@@ -82,6 +82,4 @@ def arms(kind: Kind) -> Iterator[Arm]:
         yield Arm("torch-int8pack", PER_CHANNEL, int8_pack)
     if kind.bits == 4 and not kind.integer:
         for group in (32, 64, 128):
-            yield Arm(
-                f"torch-int4pack-g{group}", group, partial(int4_pack, group), "x and output in bfloat16"
-            )
+            yield Arm(f"torch-int4pack-g{group}", group, partial(int4_pack, group), dtype="bfloat16")

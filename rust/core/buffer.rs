@@ -42,6 +42,8 @@ mod plain {
     unsafe impl Plain for f32 {}
     // SAFETY: as above.
     unsafe impl Plain for half::f16 {}
+    // SAFETY: as above.
+    unsafe impl Plain for half::bf16 {}
 }
 pub(crate) use plain::Plain;
 

@@ -101,7 +101,10 @@ pub(crate) unsafe fn write_rows(
         let row = unsafe { Shared::new(wide).rectangle(0, used, 1, used) };
         isa.finish(f, cols, &factors[r..r + 1], bias, row);
         // SAFETY: the caller's promise.
-        unsafe { out.write(at + r * n, wide) };
+        match out.bfloat16() {
+            Some(out) => isa.round_bf16(wide, unsafe { out.slice(at + r * n, used) }),
+            None => unsafe { out.write(at + r * n, wide) },
+        }
     }
 }
 

@@ -144,6 +144,12 @@ impl SharedOut {
         matches!(self.narrow, Narrow::F32).then(|| unsafe { Shared::from_raw(self.at.cast(), self.len) })
     }
 
+    /// The buffer, if it is bfloat16.
+    pub(crate) fn bfloat16(self) -> Option<Shared<bf16>> {
+        // SAFETY: `at` is where `len` bfloat16 begin; `Shared` asks its callers for the rest.
+        matches!(self.narrow, Narrow::Bf16).then(|| unsafe { Shared::from_raw(self.at.cast(), self.len) })
+    }
+
     /// Write `values` at element `start`.
     ///
     /// # Safety

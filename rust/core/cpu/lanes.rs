@@ -5,6 +5,7 @@
 
 use crate::buffer::Rectangle;
 use crate::qtype::QuantType;
+use half::bf16;
 
 /// `x + MAGIC` rounds x to an integer, half to even, for |x| < 2^22, and leaves that integer in the low bits.
 const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
@@ -183,6 +184,17 @@ fn add(acc: &[f32], f: &mut [f32]) {
     f.iter_mut().zip(acc).for_each(|(f, a)| *f += a);
 }
 
+/// Rounds to bfloat16, half to even; NaN stays NaN.
+#[inline(always)]
+fn round_bf16(x: &[f32], out: &mut [bf16]) {
+    for (x, out) in x.iter().zip(out) {
+        let bits = x.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+        let nan = bits & 0x7fff_ffff > INF_BITS;
+        *out = bf16::from_bits((if nan { bits | 0x40_0000 } else { rounded } >> 16) as u16);
+    }
+}
+
 macro_rules! table {
     ($($name:ident($($arg:ident: $type:ty),*) $(-> $ret:ty)?;)*) => {
         /// The loops of one instruction set.
@@ -212,6 +224,8 @@ macro_rules! table {
             ($features:literal) => {{
                 #[allow(unused_imports)] // the types below
                 use $crate::{buffer::Rectangle, cpu::lanes::{Encoding, Groups, PanelZeros}, qtype::QuantType};
+                #[allow(unused_imports)]
+                use half::bf16;
                 $(#[target_feature(enable = $features)]
                 fn $name($($arg: $type),*) $(-> $ret)? { $crate::cpu::lanes::body::$name($($arg),*) })*
                 $crate::cpu::lanes::Lanes { $($name),* }
@@ -234,6 +248,7 @@ table! {
     finish(f: &[f32], cols: usize, factors: &[f32], bias: Option<&[f32]>, out: Rectangle<f32>);
     add(acc: &[f32], f: &mut [f32]);
     fold(f: &mut [f32], total: &mut [f32], carry: &mut [f32]);
+    round_bf16(x: &[f32], out: &mut [bf16]);
 }
 #[allow(clippy::single_component_path_imports)] // gives the macro a path
 pub(super) use lanes;
