@@ -43,9 +43,10 @@ PYTHON = {
     "info": {"_rquant", "_threads", "qtypes"},
     "tensor": _OPS,
     "nn": _OPS | {"_autograd"},
-    "selection": {"nn"},
+    "rules": {"nn", "qtypes", "scheme"},
+    "selection": {"nn", "rules"},
     "report": {"nn", "scheme", "selection"},
-    "model": _OPS | {"nn", "report", "selection"},
+    "model": _OPS | {"nn", "report", "rules", "selection"},
     "modelmap": _OPS | {"nn"},
     "serialize": {"_rquant", "modelmap", "nn", "safetensors_file"},
 }

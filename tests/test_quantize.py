@@ -105,9 +105,29 @@ def test_nan_that_training_made_is_named_by_freeze():
         rquant.freeze(model)
 
 
-def test_a_single_layer_cannot_be_replaced_in_place():
-    with pytest.raises(ValueError, match=r"rquant\.Linear\.from_float"):
-        rquant.quantize(nn.Linear(4, 4))
+def test_a_single_layer_stays_the_object_and_changes_its_class():
+    layer, x, seen = nn.Linear(64, 8), torch.randn(3, 64), []
+    handle = layer.register_forward_hook(lambda *_: seen.append(1))
+    want = rquant.Linear.from_float(layer, "int4")(x)
+    weight = layer.weight
+    report = rquant.quantize(layer, "int4")
+    assert type(layer) is rquant.Linear
+    assert layer.weight is weight
+    assert [(row.name, row.scheme) for row in report.rows] == [("", "qint4 affine group 64")]
+    assert torch.equal(layer(x), want)
+    rquant.freeze(layer)
+    assert torch.equal(layer(x), want)
+    handle.remove()
+    layer(x)
+    assert seen == [1, 1]
+
+
+def test_a_single_layer_with_nan_is_named_and_left_alone():
+    layer = nn.Linear(4, 4)
+    layer.weight.data[1, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"^weight: .*\[1, 2\]"):
+        rquant.quantize(layer)
+    assert type(layer) is nn.Linear
 
 
 def test_twice_is_once():

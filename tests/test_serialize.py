@@ -146,13 +146,27 @@ def test_a_large_non_persistent_buffer_is_for_files(path):
     assert torch.equal(rquant.load(path, bare).table, model.table)
 
 
+def test_a_model_that_is_one_layer_comes_back(path):
+    layer, x = nn.Linear(64, 8), torch.randn(3, 64)
+    rquant.quantize(layer, "int4", "int8")
+    unfrozen = rquant.requantize(nn.Linear(64, 8), layer.state_dict(), rquant.quantization_map(layer))
+    rquant.freeze(layer)
+    rquant.save(layer, path)
+    qmap = json.loads(json.dumps(rquant.quantization_map(layer)))
+    for other in (
+        rquant.load(path, nn.Linear(64, 8, device="meta")),
+        rquant.requantize(nn.Linear(64, 8, device="meta"), layer.state_dict(), qmap),
+        unfrozen,
+    ):
+        assert type(other) is rquant.Linear
+        assert torch.equal(other(x), layer(x))
+
+
 def test_what_cannot_be_saved(path):
     model = Model()
     rquant.quantize(model)
     with pytest.raises(ValueError, match=r"embed: .*rquant.freeze"):
         rquant.save(model, path)
-    with pytest.raises(ValueError, match="single layer"):
-        rquant.save(rquant.Linear.from_float(nn.Linear(4, 4)), path)
     model = nn.Sequential(nn.Linear(4, 4))
     model.register_buffer("waves", torch.zeros(2, dtype=torch.complex64))
     with pytest.raises(ValueError, match="complex64"):

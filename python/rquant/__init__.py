@@ -15,7 +15,7 @@ from .scheme import estimate_size
 
 if TYPE_CHECKING:
     from .model import freeze, quantize
-    from .nn import Embedding, Linear
+    from .nn import Embedding, Linear, register_module
     from .report import Report
     from .serialize import load, quantization_map, requantize, save
     from .tensor import QTensor, absmax_quantize, quantize_tensor, zeropoint_quantize
@@ -32,6 +32,7 @@ _WITH_TORCH = {
     "quantization_map": "serialize",
     "quantize": "model",
     "quantize_tensor": "tensor",
+    "register_module": "nn",
     "requantize": "serialize",
     "save": "serialize",
     "zeropoint_quantize": "tensor",
@@ -61,6 +62,7 @@ __all__ = [
     "quantization_map",
     "quantize",
     "quantize_tensor",
+    "register_module",
     "requantize",
     "save",
     "set_num_threads",

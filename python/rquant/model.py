@@ -8,10 +8,13 @@ from torch import Tensor, nn
 from . import _native
 from .nn import PackedWeight
 from .nn.linear import is_conv1d
-from .qtypes import QType, qint8, qtype_of
+from .nn.placing import place, take_hooks
+from .nn.registry import registration_of
+from .qtypes import QType, qint8
 from .report import Report, rows_of
+from .rules import Choice, Rules, resolve_rules
 from .scheme import Scheme
-from .selection import Patterns, Target, quantized_class, select
+from .selection import Patterns, Target, Tree, select
 
 
 def quantize(
@@ -23,34 +26,40 @@ def quantize(
     symmetric: bool | None = None,
     include: Patterns = None,
     exclude: Patterns = None,
-    rules: None = None,
+    rules: Rules = None,
     optimizer: str = "minmax",
 ) -> Report:
     """Turn the model's layers into quantized ones, in place; they stay trainable until `freeze`.
 
-    By default every `nn.Linear` and Hugging Face `Conv1D`, and an `nn.Embedding` tied to one. `include` and `exclude` are
-    globs over module names (one or several); a match means the module and all inside it; `include` is how an Embedding
-    is chosen. `group_size=None` is the type's default (qint8 per channel, qint4 64, qint2 32), -1 per channel.
+    By default every `nn.Linear` and Hugging Face `Conv1D`, what `register_module` added, and an `nn.Embedding` tied to
+    one. `include` and `exclude` are globs over module names (one or several); a match means the module and all inside
+    it; `include` is how an Embedding is chosen. `group_size=None` is the type's default (qint8 per channel, qint4 64,
+    qint2 32), -1 per channel. A model that is itself one layer stays the same object and changes its class.
 
-    Raises ValueError for a pattern that matches nothing, for NaN or infinity in a weight (named, with its index), for a
-    model that is itself a single layer; the model is then as it was.
+    `rules` are pairs (match, scheme) in order; the first that matches a layer holds for it instead of the arguments
+    above. A match is a glob, a regular expression (`re.Pattern`, or `"re:..."`) for the whole name, or a module class
+    (or `"type:Name"`), and means all inside it too. A scheme is None to leave float, a qtype, or a dict of `weights`,
+    `activations`, `group_size`, `symmetric`, `optimizer`. A rule with a scheme chooses what it matches, as `include`
+    does; it cannot choose what `exclude` leaves out or a given `include` leaves aside. A tied weight follows the rule
+    for any of its users; two rules that disagree on one weight are an error.
+
+    Raises ValueError for a pattern or rule that matches nothing and for NaN or infinity in a weight (named, with its
+    index); the model is then as it was.
     """
-    scheme = Scheme.resolve(weights, group_size, symmetric)
-    activations = None if activations is None else qtype_of(activations, "activations", (qint8,))
-    if rules is not None:
-        raise ValueError(f"rules: expected None (rules are not supported yet), got {rules!r}")
-    if optimizer != "minmax":
-        raise ValueError(f"optimizer: expected 'minmax', got {optimizer!r}")
-    if quantized_class(model) is not None:
-        raise ValueError(
-            f"model: expected a module that contains layers, got a single {type(model).__name__}, which cannot be "
-            f"replaced in place; use rquant.{quantized_class(model).__name__}.from_float"  # type: ignore[union-attr]
-        )
-    targets, kept = select(model, include, exclude)
-    wide = [_checked(target, scheme) for target in _progress(targets, "checking weights")]
-    rows = rows_of(model, targets, wide, kept, scheme)
+    arguments = {
+        "weights": weights,
+        "activations": activations,
+        "group_size": group_size,
+        "symmetric": symmetric,
+        "optimizer": optimizer,
+    }
+    default = Choice.resolve(**arguments)  # type: ignore[arg-type]
+    tree, targets, kept = select(model, include, exclude, resolve_rules(rules, arguments), default)
+    wide = [_checked(target) for target in _progress(targets, "checking weights")]
+    rows = rows_of(tree, targets, wide, kept)
+    _open(model, tree)
     for target in targets:
-        _replace(model, target, scheme, activations)
+        _replace(model, target)
     return Report(rows)
 
 
@@ -59,20 +68,19 @@ def freeze(model: nn.Module) -> None:
 
     Raises ValueError, naming the layer, for NaN or infinity in a weight.
     """
-    frozen: dict[
-        tuple[int, Scheme], tuple[Tensor, PackedWeight]
-    ] = {}  # holds the weights, so that ids stay theirs
-    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, PackedWeight) and not m.frozen]
-    for name, layer in _progress(layers, "freezing"):
+    layers: dict[tuple[int, Scheme], list[tuple[str, PackedWeight]]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, PackedWeight) and not module.frozen:
+            key = id(module._parameters["weight"]), module.scheme
+            layers.setdefault(key, []).append((name, module))
+    for (name, layer), *partners in _progress(list(layers.values()), "freezing"):
         weight = layer._parameters["weight"]
-        _, partner = frozen.setdefault((id(weight), layer.scheme), (weight, layer))
-        if partner is not layer:
-            layer.hold(partner.held, like=weight)
-            continue
         try:
             layer.freeze()
         except ValueError as error:
             raise ValueError(f"{name}.{error}" if name else str(error)) from None
+        for _, partner in partners:
+            partner.hold(layer.held, like=weight)
 
 
 def _progress(items: Sequence[Any], what: str) -> Iterable[Any]:
@@ -84,9 +92,9 @@ def _progress(items: Sequence[Any], what: str) -> Iterable[Any]:
     return tqdm(items, desc=what, delay=1, leave=False)  # type: ignore[no-any-return]
 
 
-def _checked(target: Target, scheme: Scheme) -> bool:
+def _checked(target: Target) -> bool:
     """Raise for NaN or infinity. Returns whether some scale is too large or small for float16, where that is wanted."""
-    weight = target.weight.detach()
+    weight, scheme = target.weight.detach(), target.choice.scheme
     if weight.is_meta:
         return False
     name, module = target.users[0]
@@ -98,20 +106,30 @@ def _checked(target: Target, scheme: Scheme) -> bool:
         if is_conv1d(module):  # the index of the user's own [in, out] tensor
             n, k = stored.shape
             index = index % k * n + index // k
-        raise _native.NotFinite(index).named(f"{name}.weight", weight.shape) from None
+        full_name = f"{name}.weight" if name else "weight"
+        raise _native.NotFinite(index).named(full_name, weight.shape) from None
     if scheme.per_channel:
         return False
     scale, _ = _native.qparams(lo, hi, scheme.bits, scheme.symmetric, half=True)
     return str(scale.dtype) == "torch.float32"
 
 
-def _replace(model: nn.Module, target: Target, scheme: Scheme, activations: QType | None) -> None:
+def _open(model: nn.Module, tree: Tree) -> None:
+    """Put the containers where the modules were that they were made of."""
+    for name, container in tree.containers.items():
+        take_hooks(container, tree.whole[name])
+        place(model, name, container)
+
+
+def _replace(model: nn.Module, target: Target) -> None:
     made: dict[int, PackedWeight] = {}
     for name, module in target.users:
         if id(module) not in made:
-            layer = quantized_class(module).wrap(module, scheme, activations)  # type: ignore[union-attr, attr-defined]
+            cls = registration_of(module).quantized  # type: ignore[union-attr]
+            options = {key: value for key, value in target.choice.options.items() if key in cls.OPTIONS}
+            layer: PackedWeight = cls.wrap(module, target.choice.scheme, **options)
             if made:
                 layer._parameters["weight"] = next(iter(made.values()))._parameters["weight"]
-            layer.take_place_of(module)
+            take_hooks(layer, module)
             made[id(module)] = layer
-        made[id(module)].become(model, name)
+        place(model, name, made[id(module)])

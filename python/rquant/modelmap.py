@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ._native import NotFinite, ranges
-from .nn import Embedding, Linear, PackedWeight, storage
+from .nn import Container, PackedWeight, storage
+from .nn.placing import place, take_hooks
+from .nn.registry import class_named, registration_of
 from .scheme import Scheme
 
-_CLASSES: dict[str, Any] = {"Linear": Linear, "Embedding": Embedding}
 Config = dict[str, Any]
 
 
@@ -45,18 +46,26 @@ def frozen_layers(model: nn.Module) -> dict[str, PackedWeight]:
 
 
 def describe(model: nn.Module) -> Config:
-    """`modules` (name -> class, scheme, activations, dtype) and `ties` (names of one tensor, the stored one first)."""
+    """`modules` (name -> class; of one weight also scheme, options, dtype) and `ties` (names of one tensor, the stored one first)."""
     modules: Config = {}
     same: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise ValueError(f"{name}: expected a state of tensors, got a module with get_extra_state")
-        if isinstance(module, PackedWeight):
-            activations = getattr(module, "activations", None)
+        if isinstance(module, PackedWeight | Container) and class_named(type(module).__name__) is not type(
+            module
+        ):
+            raise ValueError(
+                f"{name or 'model'}: expected a class known to rquant.register_module, got {type(module).__name__}"
+            )
+        if isinstance(module, Container):
+            modules[name] = {"class": type(module).__name__}
+        elif isinstance(module, PackedWeight):
             modules[name] = {
                 "class": type(module).__name__,
                 **module.scheme.to_dict(),
-                "activations": activations and activations.name,
+                "activations": None,
+                **module.options(),
                 "dtype": str(module.compute_like.dtype).removeprefix("torch."),
             }
     for name, layer in frozen_layers(model).items():
@@ -139,38 +148,58 @@ def _read_packed(name: str, layer: PackedWeight, source: Source) -> tuple[storag
 
 
 def _replace_modules(model: nn.Module, config: Config, first: dict[str, str], source: Source) -> None:
-    made: dict[int, PackedWeight] = {}
-    for name, entry in config["modules"].items():
+    made: dict[
+        int, tuple[nn.Module, nn.Module]
+    ] = {}  # what was there and what is now; held, so that ids stay theirs
+    for name in sorted(config["modules"]):  # a container before its parts
+        entry = config["modules"][name]
         try:
             module = model.get_submodule(name)
         except AttributeError:
             raise source.error(
                 f"module {name!r}: expected in the model, which has none of that name"
             ) from None
-        if not name:
-            raise source.error("model: expected a module that contains layers, got a single layer")
         packed = first.get(join(name, "weight"), join(name, "weight")) + "_packed" in source.shapes
         if id(module) not in made:
             try:
-                layer = _layer(module, entry, packed)
+                new = _module(module, entry, packed)
             except (TypeError, ValueError) as error:
                 raise source.error(f"module {name!r}: {error}") from None
-            made[id(module)] = made[id(layer)] = layer
-        made[id(module)].become(model, name)
+            made[id(module)] = made[id(new)] = module, new
+        place(model, name, made[id(module)][1])
 
 
-def _layer(module: nn.Module, entry: Config, packed: bool) -> PackedWeight:
-    """A layer of the described kind in place of `module`, its weight on meta."""
-    cls, dtype = _CLASSES.get(entry["class"]), getattr(torch, entry["dtype"], None)
-    if cls is None or not isinstance(dtype, torch.dtype):
-        raise ValueError(f"expected a known class and dtype, got {entry['class']!r}, {entry['dtype']!r}")
+def _module(module: nn.Module, entry: Config, packed: bool) -> nn.Module:
+    """What is described in place of `module`: a container, or a layer whose weight is on meta."""
+    cls = class_named(entry["class"])
+    if cls is None:
+        raise ValueError(
+            f"expected a known class, got {entry['class']!r}; one of your own is made known by rquant.register_module"
+        )
+    if not issubclass(cls, Container):
+        return _layer(cls, module, entry, packed)
+    if type(module) is cls:
+        return module
+    registration = registration_of(module)
+    if registration is None or registration.quantized is not cls:
+        raise TypeError(f"expected a module that {cls.__name__} is made of, got {type(module).__name__}")
+    container: Container = cls.split(module)
+    take_hooks(container, module)
+    return container
+
+
+def _layer(cls: type[PackedWeight], module: nn.Module, entry: Config, packed: bool) -> PackedWeight:
+    dtype = getattr(torch, entry["dtype"], None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"expected a known dtype, got {entry['dtype']!r}")
     scheme = Scheme.from_dict(entry)
-    layer: PackedWeight = cls.wrap(module, scheme, entry["activations"])
+    options = {name: entry[name] for name in cls.OPTIONS if name in entry}
+    layer = cls.wrap(module, scheme, **options)
     meta = torch.empty(layer.weight_shape, dtype=dtype, device="meta")
     layer._parameters["weight"] = nn.Parameter(meta)
     if packed:
         layer.hold(storage.hold(storage.empty(layer.weight_shape, scheme), meta.device), like=meta)
-    layer.take_place_of(module)
+    take_hooks(layer, module)
     return layer
 
 

@@ -4,12 +4,10 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import nn
-
 from .nn import PackedWeight
 from .nn.linear import is_conv1d
 from .scheme import Scheme
-from .selection import Target
+from .selection import Target, Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +97,18 @@ def _stored_bytes(shape: tuple[int, ...], scheme: Scheme, wide: bool) -> int:
     return n * (-(-k * scheme.bits // 32) * 4 + scheme.groups(k) * (a_scale + a_zero))
 
 
-def rows_of(
-    model: nn.Module, targets: list[Target], wide: list[bool], kept: dict[str, str], scheme: Scheme
-) -> list[Row]:
+def rows_of(tree: Tree, targets: list[Target], wide: list[bool], kept: dict[str, str]) -> list[Row]:
     """One row a module that owns parameters; what is shared counts where it comes first.
 
-    `wide[i]`: target i needs float32 scales. `kept`: reasons of what stays float. The model is not yet changed.
+    `wide[i]`: target i needs float32 scales. `kept`: reasons of what stays float. Nothing is quantized yet.
     """
     chosen = {name: (target, w) for target, w in zip(targets, wide, strict=True) for name, _ in target.users}
     seen: set[int] = set()
     rows = []
-    for name, module in model.named_modules():
+    first: dict[int, str] = {}
+    for name, module in tree.modules.items():
+        if first.setdefault(id(module), name) != name:
+            continue
         own = {key: p for key, p in module._parameters.items() if p is not None}
         new = {key: p for key, p in own.items() if id(p) not in seen}
         seen.update(id(p) for p in own.values())
@@ -121,6 +120,7 @@ def rows_of(
         notes, stored = [], None
         if name in chosen:
             target, is_wide = chosen[name]
+            scheme = target.choice.scheme
             stored = str(scheme)
             if "weight" in new:
                 n, k = new["weight"].shape

@@ -28,7 +28,7 @@ PathLike = str | os.PathLike[str]
 def save(model: nn.Module, path: PathLike) -> None:
     """Write the frozen model to `path`, a safetensors file, whole or not at all.
 
-    Raises ValueError for a layer that is not frozen, a model that is itself a single layer, or state other than tensors.
+    Raises ValueError for a layer that is not frozen, or state other than tensors.
     """
     for name, module in model.named_modules():
         if isinstance(module, PackedWeight) and not module.frozen:
@@ -36,10 +36,6 @@ def save(model: nn.Module, path: PathLike) -> None:
                 f"{name or 'model'}: expected a frozen layer; call rquant.freeze(model) before saving"
             )
     config = {"format": FORMAT, "rquant": _rquant.__version__, **describe(model), "buffers": []}
-    if "" in config["modules"]:
-        raise ValueError(
-            "model: expected a module that contains layers, got a single layer; wrap it in nn.Sequential"
-        )
     repeated = {name for names in config["ties"] for name in names[1:]}
     entries = []
     for name, tensor, owner in named_tensors(model):

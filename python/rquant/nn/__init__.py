@@ -1,7 +1,9 @@
 """Quantized modules."""
 
+from .container import Container
 from .embedding import Embedding
 from .linear import Linear
-from .packed_weight import PackedWeight
+from .packed_weight import PackedWeight, float_weight
+from .registry import register_module
 
-__all__ = ["Embedding", "Linear", "PackedWeight"]
+__all__ = ["Container", "Embedding", "Linear", "PackedWeight", "float_weight", "register_module"]

@@ -10,8 +10,10 @@ from ..qtypes import QType, qint8
 from ..scheme import Scheme
 from . import storage
 from .packed_weight import PackedWeight, float_weight
+from .registry import register_module
 
 
+@register_module(nn.Embedding, by_default=False)
 class Embedding(PackedWeight, nn.Embedding):  # type: ignore[misc]  # torch annotates a `freeze` that is not there
     """`nn.Embedding` with weight `[num_embeddings, embedding_dim]` in int8, int4 or int2, each row dequantized when read.
 
@@ -33,7 +35,7 @@ class Embedding(PackedWeight, nn.Embedding):  # type: ignore[misc]  # torch anno
     ) -> None:
         scheme = Scheme.resolve(weights, group_size, symmetric)
         super().__init__(num_embeddings, embedding_dim, padding_idx, device=device, dtype=dtype)
-        self._begin(scheme)
+        self.begin(self.weight, scheme)
 
     @classmethod
     def from_float(
@@ -53,7 +55,7 @@ class Embedding(PackedWeight, nn.Embedding):  # type: ignore[misc]  # torch anno
         return layer
 
     @classmethod
-    def wrap(cls, embedding: nn.Embedding, scheme: Scheme, activations: None = None) -> "Embedding":
+    def wrap(cls, embedding: nn.Module, scheme: Scheme) -> "Embedding":  # type: ignore[override]
         """An unfrozen layer around the very Parameter of `embedding`."""
         weight = float_weight(embedding)
         if weight is None or not isinstance(embedding, nn.Embedding):
@@ -62,10 +64,16 @@ class Embedding(PackedWeight, nn.Embedding):  # type: ignore[misc]  # torch anno
             raise ValueError(f"embedding: expected max_norm None, got {embedding.max_norm}")
         n, k = weight.shape
         layer = cls(n, k, embedding.padding_idx, "meta", weights=scheme.qtype)
-        layer._parameters["weight"] = weight
-        layer._begin(scheme)
+        layer.begin(weight, scheme)
         layer.training = embedding.training
         return layer
+
+    @classmethod
+    def refusal(cls, module: nn.Module) -> str | None:
+        """Why this `nn.Embedding` stays float; None if it need not."""
+        return super().refusal(module) or (
+            None if module.max_norm is None else "max_norm rewrites its weight"
+        )
 
     @property
     def weight_shape(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from ..qtypes import QType, qint8, qtype_of
 from ..scheme import Scheme
 from . import storage
 from .packed_weight import PackedWeight, float_weight
+from .registry import register_module
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -18,6 +19,8 @@ def is_conv1d(module: nn.Module) -> bool:
     return cls.__name__ == "Conv1D" and cls.__module__ == "transformers.pytorch_utils"
 
 
+@register_module(is_conv1d)
+@register_module(nn.Linear)
 class Linear(PackedWeight, nn.Linear):
     """`nn.Linear` with weight `[out_features, in_features]` in int8, int4 or int2.
 
@@ -28,6 +31,7 @@ class Linear(PackedWeight, nn.Linear):
     gives a row of NaN.
     """
 
+    OPTIONS = ("activations",)
     activations: QType | None
 
     def __init__(
@@ -45,7 +49,7 @@ class Linear(PackedWeight, nn.Linear):
     ) -> None:
         scheme = Scheme.resolve(weights, group_size, symmetric)
         super().__init__(in_features, out_features, bias, device, dtype)
-        self._begin(scheme)
+        self.begin(self.weight, scheme)
         self.activations = None if activations is None else qtype_of(activations, "activations", (qint8,))
 
     @classmethod
@@ -68,7 +72,9 @@ class Linear(PackedWeight, nn.Linear):
         return layer
 
     @classmethod
-    def wrap(cls, linear: nn.Module, scheme: Scheme, activations: QType | str | None = None) -> "Linear":
+    def wrap(  # type: ignore[override]
+        cls, linear: nn.Module, scheme: Scheme, activations: QType | str | None = None
+    ) -> "Linear":
         """An unfrozen layer around the very Parameters of `linear` (a `Conv1D`'s weight is transposed)."""
         weight = float_weight(linear)
         if weight is None or not (is_conv1d(linear) or isinstance(linear, nn.Linear)):
@@ -83,8 +89,8 @@ class Linear(PackedWeight, nn.Linear):
         layer = cls(
             k, n, bias is not None, "meta", weight.dtype, weights=scheme.qtype, activations=activations
         )
-        layer._parameters.update(weight=weight, bias=bias)
-        layer._begin(scheme)
+        layer._parameters["bias"] = bias
+        layer.begin(weight, scheme)
         layer.training = linear.training
         return layer
 

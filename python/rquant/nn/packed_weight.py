@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import _autograd
 from .._native import NotFinite, QMatrix
+from ..qtypes import QType
 from ..scheme import Scheme
 from . import storage
 from .weight_view import WeightView
@@ -20,29 +21,43 @@ _LIKE = "_compute_like"
 
 
 class PackedWeight(nn.Module):
-    """Mixin before a torch module that has a Parameter `weight` of 2 dimensions."""
+    """Mixin before a torch module that has a Parameter `weight` of 2 dimensions.
+
+    A subclass writes `wrap`, which calls `begin`, `weight_shape` and `forward`; `register_module` makes it known.
+    Its `forward` asks `dequantize()` for the float weight that counts, or calls an op on the `held` tensors.
+    """
 
     scheme: Scheme
+    OPTIONS: tuple[str, ...] = ()
+    """Names of keywords of `wrap` and attributes of the layer, JSON types or a QType: saved, and set by rules."""
     OWN = (_LIKE, *storage.NAMES)
     """Names of buffers that are how a layer works, not what it is."""
 
-    def _begin(self, scheme: Scheme) -> None:
-        """Called once the module has its float weight."""
+    def begin(self, weight: nn.Parameter, scheme: Scheme) -> None:
+        """Start with this float weight, unfrozen."""
+        self._parameters["weight"] = weight
         self.scheme = scheme
         # No elements: they follow `.to()` and `.half()` and tell the compute dtype and device of a frozen layer.
-        self.register_buffer(_LIKE, self._parameters["weight"].new_empty(0), persistent=False)  # type: ignore[union-attr]
+        self.register_buffer(_LIKE, weight.new_empty(0), persistent=False)
 
-    def take_place_of(self, module: nn.Module) -> None:
-        """Take over the hooks (the very dicts, so that their handles still remove them) and the mode."""
-        self.training = module.training
-        for name in nn.Module().__dict__:
-            if "hook" in name:
-                self.__dict__[name] = module.__dict__[name]
+    @classmethod
+    @abstractmethod
+    def wrap(cls, module: nn.Module, scheme: Scheme, **options: Any) -> "PackedWeight":
+        """An unfrozen layer around the very Parameters of `module`; its weight may be on meta. Options as in `OPTIONS`."""
 
-    def become(self, model: nn.Module, name: str) -> None:
-        """Be `model`'s submodule of this name (torch has `set_submodule` since 2.5 only)."""
-        parent, _, key = name.rpartition(".")
-        setattr(model.get_submodule(parent), key, self)
+    @classmethod
+    def refusal(cls, module: nn.Module) -> str | None:
+        """Why this `module`, of a type that the class is registered for, stays float; None if it need not."""
+        return (
+            None
+            if module._parameters.get("weight") is not None
+            else "its weight is computed (parametrization)"
+        )
+
+    def options(self) -> dict[str, Any]:
+        """What `wrap` was given beside the scheme, in JSON types."""
+        values = {name: getattr(self, name) for name in self.OPTIONS}
+        return {name: value.name if isinstance(value, QType) else value for name, value in values.items()}
 
     @property
     @abstractmethod

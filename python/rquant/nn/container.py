@@ -1,0 +1,52 @@
+"""What modules of several weights become: a module whose matrices are children, each quantized like any other layer."""
+
+from abc import abstractmethod
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+Self = TypeVar("Self", bound="Container")
+
+
+class Container(nn.Module):
+    """Mixin of modules that keep each matrix in a child, an `nn.Linear`, `nn.Embedding` or any registered type.
+
+    `split` makes one of the float module; `rquant.quantize` then chooses among the children, by their names, and
+    replaces them. So `freeze`, `state_dict`, ties, `save` and the report see layers of one weight and nothing else.
+    A subclass writes `split` and `forward`, and calls its children there rather than read their weights.
+    """
+
+    @classmethod
+    @abstractmethod
+    def split(cls: type[Self], module: nn.Module) -> Self:
+        """The float module taken apart, on the same memory; `module` stays as it is. May be on meta."""
+
+    @classmethod
+    def refusal(cls, module: nn.Module) -> str | None:
+        """Why this `module`, of the registered type, cannot be taken apart; None if it can."""
+        return None
+
+    @classmethod
+    def like(cls: type[Self], module: nn.Module) -> Self:
+        """A new instance with the plain attributes of `module`; without its parameters, buffers, children and hooks."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        torchs = made.__dict__.keys()
+        attributes: dict[str, Any] = {k: v for k, v in module.__dict__.items() if k not in torchs}
+        made.__dict__.update(attributes)
+        made.training = module.training
+        return made
+
+    @staticmethod
+    def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+        """A float layer on this very memory: weight `[n, k]`, a Parameter or a part of one, and bias `[n]`."""
+        n, k = weight.shape
+        layer = nn.Linear(k, n, bias is not None, "meta", weight.dtype)
+        layer.weight = _parameter(weight)
+        if bias is not None:
+            layer.bias = _parameter(bias)
+        return layer
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    return tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor.detach(), tensor.requires_grad)
