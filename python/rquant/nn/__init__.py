@@ -1,9 +1,18 @@
 """Quantized modules."""
 
+from .attention import MultiheadAttention
 from .container import Container
 from .embedding import Embedding
 from .linear import Linear
 from .packed_weight import PackedWeight, float_weight
 from .registry import register_module
 
-__all__ = ["Container", "Embedding", "Linear", "PackedWeight", "float_weight", "register_module"]
+__all__ = [
+    "Container",
+    "Embedding",
+    "Linear",
+    "MultiheadAttention",
+    "PackedWeight",
+    "float_weight",
+    "register_module",
+]
