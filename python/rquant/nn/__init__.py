@@ -3,6 +3,7 @@
 from .attention import MultiheadAttention
 from .container import Container
 from .embedding import Embedding
+from .embedding_bag import EmbeddingBag
 from .linear import Linear
 from .packed_weight import PackedWeight, float_weight
 from .registry import register_module
@@ -10,6 +11,7 @@ from .registry import register_module
 __all__ = [
     "Container",
     "Embedding",
+    "EmbeddingBag",
     "Linear",
     "MultiheadAttention",
     "PackedWeight",

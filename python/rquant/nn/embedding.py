@@ -1,6 +1,6 @@
 """An embedding with a quantized weight."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,65 @@ from . import storage
 from .packed_weight import PackedWeight, float_weight
 from .registry import register_module
 
+Self = TypeVar("Self", bound="Rows")
+
+
+class Rows(PackedWeight):
+    """What embeddings share: a weight `[num_embeddings, embedding_dim]` that is read by rows."""
+
+    num_embeddings: int
+    embedding_dim: int
+
+    @classmethod
+    def from_float(
+        cls: type[Self],
+        embedding: nn.Module,
+        weights: QType | str = qint8,
+        group_size: int | None = None,
+        symmetric: bool | None = None,
+    ) -> Self:
+        """A frozen layer from a float one, which stays as it is.
+
+        Raises TypeError for another module; ValueError for `max_norm`, which rewrites weights in forward, and for NaN
+        or infinity in the weight.
+        """
+        layer = cls.wrap(embedding, Scheme.resolve(weights, group_size, symmetric))
+        layer.freeze()
+        return layer  # type: ignore[return-value]
+
+    @staticmethod
+    def checked(module: nn.Module, expected: type[nn.Module]) -> nn.Parameter:
+        """The float weight of a module that can be wrapped."""
+        weight = float_weight(module)
+        if weight is None or not isinstance(module, expected):
+            raise TypeError(f"embedding: expected nn.{expected.__name__}, got {type(module).__name__}")
+        if module.max_norm is not None:
+            raise ValueError(f"embedding: expected max_norm None, got {module.max_norm}")
+        return weight
+
+    @classmethod
+    def refusal(cls, module: nn.Module) -> str | None:
+        """Why this module stays float; None if it need not."""
+        return super().refusal(module) or (
+            None if module.max_norm is None else "max_norm rewrites its weight"
+        )
+
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        """`(num_embeddings, embedding_dim)`."""
+        return self.num_embeddings, self.embedding_dim
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows `ids` (int64 or int32, any shape) of the frozen weight, in the compute dtype."""
+        ids, dtype = ids.long(), self.compute_like.dtype
+        if storage.PANELS in self._buffers:
+            return _ops.embedding(ids, self._buffers[storage.PANELS], self.embedding_dim, dtype)  # type: ignore[no-any-return]
+        codes, scale, zero, *sizes = self.canonical()
+        return _ops.embedding_canonical(ids, codes, scale, zero, *sizes, dtype)  # type: ignore[no-any-return]
+
 
 @register_module(nn.Embedding, by_default=False)
-class Embedding(PackedWeight, nn.Embedding):  # type: ignore[misc]  # torch annotates a `freeze` that is not there
+class Embedding(Rows, nn.Embedding):  # type: ignore[misc]  # torch annotates a `freeze` that is not there
     """`nn.Embedding` with weight `[num_embeddings, embedding_dim]` in int8, int4 or int2, each row dequantized when read.
 
     Made by `from_float` or `rquant.quantize`; tied to a `Linear` it reads its rows out of the shared weight. The output
@@ -38,56 +94,19 @@ class Embedding(PackedWeight, nn.Embedding):  # type: ignore[misc]  # torch anno
         self.begin(self.weight, scheme)
 
     @classmethod
-    def from_float(
-        cls,
-        embedding: nn.Embedding,
-        weights: QType | str = qint8,
-        group_size: int | None = None,
-        symmetric: bool | None = None,
-    ) -> "Embedding":
-        """A frozen layer from an `nn.Embedding`, which stays as it is.
-
-        Raises TypeError for another module; ValueError for `max_norm`, which rewrites weights in forward, and for NaN
-        or infinity in the weight.
-        """
-        layer = cls.wrap(embedding, Scheme.resolve(weights, group_size, symmetric))
-        layer.freeze()
-        return layer
-
-    @classmethod
-    def wrap(cls, embedding: nn.Module, scheme: Scheme) -> "Embedding":  # type: ignore[override]
+    def wrap(cls, embedding: Any, scheme: Scheme) -> "Embedding":  # type: ignore[override]
         """An unfrozen layer around the very Parameter of `embedding`."""
-        weight = float_weight(embedding)
-        if weight is None or not isinstance(embedding, nn.Embedding):
-            raise TypeError(f"embedding: expected nn.Embedding, got {type(embedding).__name__}")
-        if embedding.max_norm is not None:
-            raise ValueError(f"embedding: expected max_norm None, got {embedding.max_norm}")
+        weight = cls.checked(embedding, nn.Embedding)
         n, k = weight.shape
         layer = cls(n, k, embedding.padding_idx, "meta", weights=scheme.qtype)
         layer.begin(weight, scheme)
         layer.training = embedding.training
         return layer
 
-    @classmethod
-    def refusal(cls, module: nn.Module) -> str | None:
-        """Why this `nn.Embedding` stays float; None if it need not."""
-        return super().refusal(module) or (
-            None if module.max_norm is None else "max_norm rewrites its weight"
-        )
-
-    @property
-    def weight_shape(self) -> tuple[int, int]:
-        """`(num_embeddings, embedding_dim)`."""
-        return self.num_embeddings, self.embedding_dim
-
     def forward(self, input: Tensor) -> Tensor:
         """Rows `input` (int64 or int32, any shape) of the weight, `[..., embedding_dim]`."""
         weight = self._parameters.get("weight")
-        if weight is not None:
-            rows = _autograd.fake_quantize(weight, self._scheme_arguments())
-            return nn.functional.embedding(input, rows, self.padding_idx)
-        ids, dtype = input.long(), self.compute_like.dtype
-        if storage.PANELS in self._buffers:
-            return _ops.embedding(ids, self._buffers[storage.PANELS], self.embedding_dim, dtype)  # type: ignore[no-any-return]
-        codes, scale, zero, *sizes = self.canonical()
-        return _ops.embedding_canonical(ids, codes, scale, zero, *sizes, dtype)  # type: ignore[no-any-return]
+        if weight is None:
+            return self.rows(input)
+        rows = _autograd.fake_quantize(weight, self._scheme_arguments())
+        return nn.functional.embedding(input, rows, self.padding_idx)
