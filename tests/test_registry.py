@@ -58,10 +58,8 @@ class LowRank(nn.Module):
 class QLowRank(Container):
     @classmethod
     def split(cls, module):
-        made = cls.like(module)
+        made = cls.like(module, without=("down", "up"))
         made.down, made.up = cls.linear(module.down), cls.linear(module.up)
-        made.gain = module.gain
-        made.register_buffer("shift", module.shift)
         return made
 
     def forward(self, x):

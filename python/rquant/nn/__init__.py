@@ -4,6 +4,7 @@ from .attention import MultiheadAttention
 from .container import Container
 from .embedding import Embedding
 from .embedding_bag import EmbeddingBag
+from .experts import Experts
 from .linear import Linear
 from .packed_weight import PackedWeight, float_weight
 from .registry import register_module
@@ -12,6 +13,7 @@ __all__ = [
     "Container",
     "Embedding",
     "EmbeddingBag",
+    "Experts",
     "Linear",
     "MultiheadAttention",
     "PackedWeight",

@@ -11,6 +11,9 @@ from .packed_weight import PackedWeight
 from .registry import register_module
 from .weight_view import WeightView
 
+_WEIGHTS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+_INPUT = ("in_proj_weight", "in_proj_bias", *_WEIGHTS)
+
 
 @register_module(nn.MultiheadAttention)
 class MultiheadAttention(Container, nn.MultiheadAttention):
@@ -38,7 +41,7 @@ class MultiheadAttention(Container, nn.MultiheadAttention):
     @classmethod
     def split(cls, module: nn.Module) -> "MultiheadAttention":
         """One child per projection; `in_proj_weight` `[3 e, e]` is cut in three. `out_proj` is the very child."""
-        own, made = module._parameters, cls.like(module)
+        own, made = module._parameters, cls.like(module, without=_INPUT)
         if module._qkv_same_embed_dim:
             weights = own["in_proj_weight"].chunk(3)  # type: ignore[union-attr]
         else:
@@ -46,10 +49,6 @@ class MultiheadAttention(Container, nn.MultiheadAttention):
         bias = own["in_proj_bias"]
         biases = (None,) * 3 if bias is None else bias.chunk(3)
         made.q_proj, made.k_proj, made.v_proj = map(cls.linear, weights, biases)
-        made.out_proj = module.out_proj
-        for name in ("bias_k", "bias_v"):
-            if own.get(name) is not None:
-                setattr(made, name, own[name])
         made._qkv_same_embed_dim = False  # for torch: three projections, so no fused path
         for part in (made.q_proj, made.k_proj, made.v_proj):
             part.training = module.training

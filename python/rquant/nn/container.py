@@ -1,7 +1,8 @@
 """What modules of several weights become: a module whose matrices are children, each quantized like any other layer."""
 
 from abc import abstractmethod
-from typing import Any, TypeVar
+from collections.abc import Collection
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -27,14 +28,19 @@ class Container(nn.Module):
         return None
 
     @classmethod
-    def like(cls: type[Self], module: nn.Module) -> Self:
-        """A new instance with the plain attributes of `module`; without its parameters, buffers, children and hooks."""
+    def like(cls: type[Self], module: nn.Module, without: Collection[str] = ()) -> Self:
+        """A new instance with the very attributes, parameters, buffers and children of `module`, hooks aside.
+
+        `without` names the parameters, buffers and children that it is to have in another form.
+        """
         made = cls.__new__(cls)
         nn.Module.__init__(made)
-        torchs = made.__dict__.keys()
-        attributes: dict[str, Any] = {k: v for k, v in module.__dict__.items() if k not in torchs}
-        made.__dict__.update(attributes)
-        made.training = module.training
+        torchs = made.__dict__.keys() - {"training"}
+        made.__dict__.update({name: value for name, value in module.__dict__.items() if name not in torchs})
+        for kind in ("_parameters", "_buffers", "_modules"):
+            own = {name: value for name, value in module.__dict__[kind].items() if name not in without}
+            made.__dict__[kind].update(own)
+        made._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
         return made
 
     @staticmethod
