@@ -184,3 +184,13 @@ def test_what_cannot_be_is_an_error():
         model(x, x, x, is_causal=True)
     with pytest.raises(ValueError, match=r"query: .*got 4"):
         model(x[None], x, x)
+
+
+@pytest.mark.parametrize("activations", [None, "int8"])
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_compiled_encoder_layer_is_one_graph_and_takes_no_path_around_it_either(activations, freeze):
+    torch.manual_seed(0)
+    layer, x = nn.TransformerEncoderLayer(E, HEADS, 32, batch_first=True).eval(), torch.randn(N, L, E)
+    model = quantized(layer, "int8", activations, freeze)
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, fullgraph=True, backend="eager")(x), model(x))

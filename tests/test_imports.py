@@ -45,7 +45,7 @@ PYTHON = {
     "nn": _OPS | {"_autograd"},
     "rules": {"nn", "qtypes", "scheme"},
     "selection": {"nn", "rules"},
-    "report": {"nn", "scheme", "selection"},
+    "report": {"nn", "rules", "scheme", "selection"},
     "model": _OPS | {"nn", "report", "rules", "selection"},
     "modelmap": _OPS | {"nn"},
     "serialize": {"_rquant", "modelmap", "nn", "safetensors_file"},

@@ -158,7 +158,34 @@ def test_the_report_counts_what_is_stored():
     text = str(report)
     assert "layers.*.attention.q x2" in text
     assert f"{after:,}" in text
-    assert len(text.splitlines()) == 1 + 5 + 1
+    assert len(text.splitlines()) == 1 + 5 + 1 + 4
+
+
+def test_the_report_says_how_much_stays_float_and_why():
+    model = Model()
+    model.table = nn.Module()
+    model.table.cube = nn.Parameter(torch.zeros(2, 3, 4))
+    report = rquant.quantize(model, "int4", "int8", exclude="head")
+    rquant.freeze(model)
+    floats = sum(p.nbytes for p in model.parameters())
+    assert report.bytes_float == floats
+    assert report.float_because == {
+        "excluded by 'head'": 65 * 20 * 4,
+        "Embedding: by include, or when tied": 64 * 20 * 4,
+        "no quantized form": 4 * 64 * 4,
+        "biases of quantized layers": 2 * 64 * 4,
+        "no quantized form of cube [2, 3, 4]; see rquant.register_module": 96,
+    }
+    text = str(report)
+    assert f"{100 * floats / report.bytes_before:.1f} % of the bytes before stay float:" in text
+    assert "6.6 %  Embedding: by include, or when tied" in text
+    assert "no quantized form of cube [2, 3, 4]" in text
+    stored = {row.name: row.scheme for row in report.rows}
+    assert stored["layers.1.attention.q"] == "qint4 affine group 64, activations qint8"
+    assert json.loads(report.to_json()) == report.to_dict()
+    again = rquant.quantize(model, exclude="head")
+    assert {row.name: row.scheme for row in again.quantized} == {k: v for k, v in stored.items() if v}
+    assert (again.bytes_float, again.bytes_after) == (report.bytes_float, report.bytes_after)
 
 
 def test_the_report_says_where_scales_are_float32():

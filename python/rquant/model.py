@@ -32,8 +32,8 @@ def quantize(
     """Turn the model's layers into quantized ones, in place; they stay trainable until `freeze`.
 
     By default every `nn.Linear` and Hugging Face `Conv1D`, what `register_module` added, and an `nn.Embedding` tied to
-    one. `include` and `exclude` are globs over module names (one or several); a match means the module and all inside
-    it; `include` is how an Embedding is chosen. `group_size=None` is the type's default (qint8 per channel, qint4 64,
+    one. `include` and `exclude` are globs over module names (one or several; or else what a rule's match may be); a match
+    means the module and all inside it; `include` is how an Embedding is chosen. `group_size=None` is the type's default (qint8 per channel, qint4 64,
     qint2 32), -1 per channel. A model that is itself one layer stays the same object and changes its class.
 
     `rules` are pairs (match, scheme) in order; the first that matches a layer holds for it instead of the arguments

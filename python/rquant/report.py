@@ -1,18 +1,23 @@
 """What `rquant.quantize` did: which modules became integers, which stayed float and why, and the bytes of both."""
 
+import json
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from .nn import PackedWeight
 from .nn.linear import is_conv1d
+from .rules import describe_scheme
 from .scheme import Scheme
 from .selection import Target, Tree
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One module's own parameters. `scheme` is None for what stayed float; `note` says why, or what is special."""
+    """One module's own parameters. `scheme` is None for what stayed float; `note` says why, or what is special.
+
+    `bytes_float` are those of `bytes_after` that are floats by choice: not scales, but biases and what has no scheme.
+    """
 
     name: str
     type: str
@@ -21,6 +26,7 @@ class Row:
     params: int
     bytes_before: int
     bytes_after: int
+    bytes_float: int
 
 
 @dataclass(frozen=True)
@@ -49,25 +55,42 @@ class Report:
         """Bytes once frozen, in canonical form: codes, scales, zero points and what stayed float."""
         return sum(row.bytes_after for row in self.rows)
 
+    @property
+    def bytes_float(self) -> int:
+        """Bytes of the parameters that stay float."""
+        return sum(row.bytes_float for row in self.rows)
+
+    @property
+    def float_because(self) -> dict[str, int]:
+        """Reason -> bytes that stay float for it, most first."""
+        found: dict[str, int] = {}
+        first: dict[str, str] = {}  # reasons that differ only in numbers count as the first of them
+        for row in self.rows:
+            if row.bytes_float:
+                reason = row.note if row.scheme is None else "biases of quantized layers"
+                reason = first.setdefault(_numberless(reason), reason)
+                found[reason] = found.get(reason, 0) + row.bytes_float
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON types only."""
         return {
             "rows": [asdict(row) for row in self.rows],
             "bytes_before": self.bytes_before,
             "bytes_after": self.bytes_after,
+            "bytes_float": self.bytes_float,
+            "float_because": self.float_because,
         }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=indent)
 
     def __str__(self) -> str:
         merged: dict[tuple[Any, ...], list[Row]] = {}
         for row in self.rows:
             # notes name other modules (ties) and may hold numbers too
-            key = (
-                re.sub(r"\d+", "*", row.name),
-                row.type,
-                row.params,
-                row.scheme,
-                re.sub(r"\d+", "*", row.note),
-            )
+            key = (_numberless(row.name), row.type, row.params, row.scheme, _numberless(row.note))
             merged.setdefault(key, []).append(row)
         table = [("module", "type", "stored as", "bytes before", "after", "")]
         for (name, type_, _, scheme, _), rows in merged.items():
@@ -87,7 +110,19 @@ class Report:
                 for i, (c, w) in enumerate(zip(line, width, strict=True))
             )
             lines.append("  ".join(cells).rstrip())
-        return "\n".join(lines)
+        return "\n".join(lines + self._float_lines())
+
+    def _float_lines(self) -> list[str]:
+        def percent(part: int) -> str:
+            return f"{100 * part / max(before, 1):.1f} %"
+
+        before, because = self.bytes_before, self.float_because
+        lines = [f"{percent(self.bytes_float)} of the bytes before stay float:"] if because else []
+        return lines + [f"{percent(part):>8}  {reason}" for reason, part in because.items()]
+
+
+def _numberless(text: str) -> str:
+    return re.sub(r"\d+", "*", text)
 
 
 def _stored_bytes(shape: tuple[int, ...], scheme: Scheme, wide: bool) -> int:
@@ -112,7 +147,7 @@ def rows_of(tree: Tree, targets: list[Target], wide: list[bool], kept: dict[str,
         own = {key: p for key, p in module._parameters.items() if p is not None}
         new = {key: p for key, p in own.items() if id(p) not in seen}
         seen.update(id(p) for p in own.values())
-        before = after = sum(p.nbytes for p in new.values())
+        before = after = floats = sum(p.nbytes for p in new.values())
         if isinstance(module, PackedWeight):
             before = after = before + (module.frozen and module.canonical().nbytes)
         if not own and not isinstance(module, PackedWeight):
@@ -120,20 +155,21 @@ def rows_of(tree: Tree, targets: list[Target], wide: list[bool], kept: dict[str,
         notes, stored = [], None
         if name in chosen:
             target, is_wide = chosen[name]
-            scheme = target.choice.scheme
-            stored = str(scheme)
+            stored = str(target.choice)
             if "weight" in new:
                 n, k = new["weight"].shape
                 shape = (k, n) if is_conv1d(module) else (n, k)
-                after += _stored_bytes(shape, scheme, is_wide) - new["weight"].nbytes
+                floats -= new["weight"].nbytes
+                after = floats + _stored_bytes(shape, target.choice.scheme, is_wide)
             if is_wide:
                 notes.append("float32 scales: some are outside float16's normal range")
             notes += [f"tied to {other}" for other, _ in target.users[:1] if other != name]
         elif isinstance(module, PackedWeight):
-            stored = str(module.scheme)
+            stored = describe_scheme(module.scheme, module.options())
+            floats -= new["weight"].nbytes if "weight" in new else 0
             notes.append("quantized before")
         else:
             notes.append(kept.get(name, "no quantized form"))
         params = sum(p.numel() for p in new.values())
-        rows.append(Row(name, type(module).__name__, stored, "; ".join(notes), params, before, after))
+        rows.append(Row(name, type(module).__name__, stored, "; ".join(notes), params, before, after, floats))
     return rows

@@ -42,6 +42,15 @@ class Choice:
         activations = None if activations is None else qtype_of(activations, "activations", (qint8,))
         return cls(scheme, optimizer, {"activations": activations, **options})
 
+    def __str__(self) -> str:
+        return describe_scheme(self.scheme, self.options)
+
+
+def describe_scheme(scheme: Scheme, options: dict[str, Any]) -> str:
+    """In words, for a table: "qint4 affine group 64, activations qint8"."""
+    said = {name: value.name if isinstance(value, QType) else value for name, value in options.items()}
+    return ", ".join([str(scheme), *(f"{name} {value}" for name, value in said.items() if value is not None)])
+
 
 def matches(match: Match, name: str, module: nn.Module | None) -> bool:
     """Whether `match` means the module of this name itself.

@@ -15,7 +15,8 @@ _UP, _DOWN = ("gate_up_proj", "up_proj"), "down_proj"
 
 def is_experts(module: nn.Module) -> bool:
     """Whether it is what transformers' `use_experts_implementation` marks, since version 5. That is not imported."""
-    return hasattr(type(module), "_apply_gate") and all(flag in module.__dict__ for flag in _FLAGS)
+    marked = hasattr(type(module), "_apply_gate") and all(flag in module.__dict__ for flag in _FLAGS)
+    return marked and hasattr(type(module).forward, "__wrapped__")  # not a subclass with a forward of its own
 
 
 @register_module(is_experts)

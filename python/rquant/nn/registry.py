@@ -23,13 +23,11 @@ class Registration:
 
     def covers(self, module: nn.Module) -> bool:
         """Whether `module` is meant. A subclass with a forward of its own computes something else, and is not."""
+        if "forward" in module.__dict__:
+            return False
         if not isinstance(self.match, type):
             return self.match(module)
-        return (
-            isinstance(module, self.match)
-            and type(module).forward is self.match.forward  # type: ignore[attr-defined]
-            and "forward" not in module.__dict__
-        )
+        return isinstance(module, self.match) and type(module).forward is self.match.forward  # type: ignore[attr-defined]
 
 
 _registrations: list[Registration] = []
