@@ -36,6 +36,13 @@ MODELS = {
         q_lora_rank=None, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8,
     ),
 }  # fmt: skip
+MODELS["llama4"] = lambda: transformers.Llama4TextConfig(
+    **SMALL, **ENDS, intermediate_size=24, intermediate_size_mlp=24, num_local_experts=4, head_dim=8
+)
+MODELS["jetmoe"] = lambda: transformers.JetMoeConfig(
+    **{k: v for k, v in SMALL.items() if k != "num_attention_heads"}, **ENDS, intermediate_size=24,
+    num_local_experts=4, num_experts_per_tok=2, kv_channels=8,
+)  # fmt: skip
 IDS = torch.arange(24).view(2, 12)
 
 
@@ -49,18 +56,10 @@ def build(name, device="cpu"):
     return model
 
 
-def experts_of(model):
-    return {
-        name: m
-        for name, m in model.named_modules()
-        if hasattr(m, "down_proj") and m.down_proj is not None and "experts" in name.split(".")[-1]
-    }
-
-
 def rounded(model):
     """What the integers mean, in the float model; a transposed matrix has its groups along its input too."""
     for parameter in model.parameters():
-        turned = parameter.dim() == 3 and "GptOss" in type(model).__name__
+        turned = type(model).__name__.startswith(("GptOss", "Llama4"))
         if parameter.dim() == 3:
             for matrix in parameter.data:
                 view = matrix.T if turned else matrix
@@ -75,11 +74,14 @@ def test_every_expert_is_quantized_and_computes_as_rounded(name, tmp_path):
     model = build(name)
     before = sum(p.nbytes for p in model.parameters())
     want = rounded(copy.deepcopy(model))(IDS).logits
-    report = rquant.quantize(model, "int4", group_size=8, rules=[("*.experts", {}), ("*", None)])
+    held = [
+        name for name, m in model.named_modules() if any(p.dim() == 3 for p in m.parameters(recurse=False))
+    ]
+    report = rquant.quantize(model, "int4", group_size=8, include=held)
+    assert held
     assert report.bytes_before == before
     assert not any(p.dim() == 3 for p in model.parameters())
-    blocks = [m for m in model.modules() if isinstance(m, rquant.nn.Experts)]
-    assert len(blocks) == (1 if name == "deepseek_v3" else 2)
+    assert all(isinstance(model.get_submodule(name), rquant.nn.Container) for name in held)
     unfrozen = model(IDS).logits
     torch.testing.assert_close(unfrozen, want, rtol=1e-3, atol=1e-3)
     rquant.freeze(model)

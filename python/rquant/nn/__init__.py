@@ -8,6 +8,7 @@ from .experts import Experts
 from .linear import Linear
 from .packed_weight import PackedWeight, float_weight
 from .registry import register_module
+from .sorted_experts import Llama4Experts, ParallelExperts
 
 __all__ = [
     "Container",
@@ -15,8 +16,10 @@ __all__ = [
     "EmbeddingBag",
     "Experts",
     "Linear",
+    "Llama4Experts",
     "MultiheadAttention",
     "PackedWeight",
+    "ParallelExperts",
     "float_weight",
     "register_module",
 ]
