@@ -37,6 +37,14 @@ def isa(request: pytest.FixtureRequest) -> Callable[..., str]:
     return run
 
 
+@pytest.fixture(autouse=True)
+def forget_compiled() -> Iterator[None]:
+    """torch.compile counts recompilations of its own wrappers over the whole process, and refuses the ninth."""
+    yield
+    if (dynamo := sys.modules.get("torch._dynamo")) is not None:
+        dynamo.reset()
+
+
 @pytest.fixture
 def set_num_threads() -> Iterator[Callable[[int], None]]:
     """`rquant.set_num_threads`, undone after the test."""

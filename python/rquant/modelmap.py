@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ._native import NotFinite, ranges
 from .nn import Container, PackedWeight, storage
 from .nn.placing import place, take_hooks
-from .nn.registry import class_named, registration_of
+from .nn.registry import class_named, is_registered, registration_of
 from .scheme import Scheme
 
 Config = dict[str, Any]
@@ -52,9 +52,7 @@ def describe(model: nn.Module) -> Config:
     for name, module in model.named_modules(remove_duplicate=False):
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise ValueError(f"{name}: expected a state of tensors, got a module with get_extra_state")
-        if isinstance(module, PackedWeight | Container) and class_named(type(module).__name__) is not type(
-            module
-        ):
+        if isinstance(module, PackedWeight | Container) and not is_registered(type(module)):
             raise ValueError(
                 f"{name or 'model'}: expected a class known to rquant.register_module, got {type(module).__name__}"
             )

@@ -19,10 +19,9 @@ Rules = Iterable[tuple[Match, Wanted]] | None
 
 @dataclass(frozen=True)
 class Choice:
-    """How a layer is quantized: its weight's scheme, the optimizer that finds ranges, and options of its class."""
+    """How a layer is quantized: its weight's scheme, and options of its class, which take what concerns them."""
 
     scheme: Scheme
-    optimizer: Any
     options: dict[str, Any]
 
     @classmethod
@@ -40,7 +39,7 @@ class Choice:
         if optimizer != "minmax":
             raise ValueError(f"optimizer: expected 'minmax', got {optimizer!r}")
         activations = None if activations is None else qtype_of(activations, "activations", (qint8,))
-        return cls(scheme, optimizer, {"activations": activations, **options})
+        return cls(scheme, {"activations": activations, **options})
 
     def __str__(self) -> str:
         return describe_scheme(self.scheme, self.options)

@@ -46,11 +46,13 @@ class Container(nn.Module):
     @staticmethod
     def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
         """A float layer on this very memory: weight `[n, k]`, a Parameter or a part of one, and bias `[n]`."""
-        n, k = weight.shape
-        layer = nn.Linear(k, n, bias is not None, "meta", weight.dtype)
+        layer = nn.Linear.__new__(
+            nn.Linear
+        )  # its __init__ would make tensors for nothing, thousands of times in experts
+        nn.Module.__init__(layer)
+        layer.out_features, layer.in_features = weight.shape
         layer.weight = _parameter(weight)
-        if bias is not None:
-            layer.bias = _parameter(bias)
+        layer.register_parameter("bias", None if bias is None else _parameter(bias))
         return layer
 
 

@@ -94,6 +94,11 @@ class Linear(PackedWeight, nn.Linear):
         layer.training = linear.training
         return layer
 
+    def reset_parameters(self) -> None:
+        """Torch's, but for a weight on meta, where random numbers cost time and are none."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     @property
     def weight_shape(self) -> tuple[int, int]:
         """`(out_features, in_features)`."""

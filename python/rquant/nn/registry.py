@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from torch import nn
 
@@ -34,9 +34,11 @@ _registrations: list[Registration] = []
 _classes: dict[str, type[Any]] = {}
 
 
-def register_module(
-    float_type: Match, quantized: type[Any] | None = None, *, by_default: bool = True
-) -> Callable[[Quantized], Quantized] | type[Any]:
+@overload
+def register_module(float_type: Match, *, by_default: bool = True) -> Callable[[Quantized], Quantized]: ...
+@overload
+def register_module(float_type: Match, quantized: Quantized, *, by_default: bool = True) -> Quantized: ...
+def register_module(float_type: Match, quantized: type[Any] | None = None, *, by_default: bool = True) -> Any:
     """Have `rquant.quantize` turn modules of `float_type` into `quantized`; without `quantized`, a class decorator.
 
     `float_type` is a module class (its subclasses too, unless they have a forward of their own) or a function that tells
@@ -54,13 +56,13 @@ def register_module(
     ):
         raise TypeError(f"float_type: expected a module class or a function of a module, got {float_type!r}")
     if quantized is None:
-        return lambda cls: register_module(float_type, cls, by_default=by_default)  # type: ignore[return-value]
+        return lambda cls: register_module(float_type, cls, by_default=by_default)
     if not (isinstance(quantized, type) and issubclass(quantized, PackedWeight | Container)):
         raise TypeError(
             f"quantized: expected a subclass of rquant.nn.PackedWeight or Container, got {quantized!r}"
         )
     name = quantized.__name__
-    if _full_name(_classes.get(name, quantized)) != _full_name(quantized):
+    if name in _classes and not is_registered(quantized):
         raise ValueError(
             f"quantized: expected a class name of its own, {name!r} is {_full_name(_classes[name])}"
         )
@@ -105,6 +107,11 @@ def why_not(module: nn.Module) -> str:
 def class_named(name: str) -> type[Any] | None:
     """The registered quantized class of this name."""
     return _classes.get(name)
+
+
+def is_registered(cls: type[Any]) -> bool:
+    """Whether files can name this quantized class; one that was defined again counts as the same."""
+    return cls.__name__ in _classes and _full_name(_classes[cls.__name__]) == _full_name(cls)
 
 
 def option_names() -> set[str]:
