@@ -70,7 +70,7 @@ def rounded(model):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_expert_is_quantized_and_computes_as_rounded(name, tmp_path):
+def test_pain_10_every_expert_is_quantized_and_computes_as_rounded(name, tmp_path):
     model = build(name)
     before = sum(p.nbytes for p in model.parameters())
     want = rounded(copy.deepcopy(model))(IDS).logits
@@ -174,7 +174,7 @@ def test_training_reaches_the_experts_that_were_asked():
     assert x.grad.abs().sum() > 0
 
 
-def test_3d_parameters_of_an_unknown_module_are_named_in_the_report():
+def test_pain_10_3d_parameters_of_an_unknown_module_are_named_in_the_report():
     report = rquant.quantize(nn.ModuleList([Routed(), nn.Linear(3, 3)]))
     assert report.floating[0].note == (
         "no quantized form of gate_up_proj [4, 16, 32], down_proj [4, 32, 8]; see rquant.register_module"

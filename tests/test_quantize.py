@@ -219,6 +219,20 @@ def test_what_computes_something_else_stays_float():
     assert reasons["1"] == "max_norm rewrites its weight"
 
 
+def test_pain_09_many_kinds_of_modules_are_quantized():
+    kinds = [nn.Linear(8, 8), nn.Embedding(8, 8), nn.EmbeddingBag(8, 8), nn.MultiheadAttention(8, 2)]
+    model = nn.ModuleList(kinds)
+    report = rquant.quantize(model, include="*")
+    assert chosen(model) == ["0", "1", "2", "3.q_proj", "3.k_proj", "3.v_proj", "3.out_proj"]
+    assert list(report.float_because) == ["biases of quantized layers"]
+
+
+def test_pain_22_nothing_is_skipped_for_its_size():
+    model = nn.Sequential(nn.Linear(70, 3), nn.Linear(3, 1))
+    report = rquant.quantize(model, "int4", group_size=64)
+    assert [row.scheme for row in report.rows] == ["qint4 affine group 64"] * 2
+
+
 def test_a_module_used_twice_stays_one_module():
     layer = nn.Linear(4, 4)
     model = nn.Sequential(layer, nn.ReLU(), layer)
@@ -242,7 +256,7 @@ def tied():
         ({"exclude": "head"}, LINEAR[:4]),
     ],
 )
-def test_a_tied_weight_is_quantized_for_all_or_none(arguments, names):
+def test_defect_b06_a_tied_weight_is_quantized_for_all_or_none(arguments, names):
     model, ids = tied(), torch.arange(20)
     report = rquant.quantize(model, **arguments)
     assert chosen(model) == names

@@ -63,7 +63,7 @@ ALL = {"0.q": "8", "0.o": "8", "1.q": "8", "1.o": "8", "head": "8"}
     ],
     ids=str,
 )
-def test_the_first_match_wins(rules, want):
+def test_pain_17_the_first_match_wins(rules, want):
     model = Model()
     if want is None:
         with pytest.raises(ValueError, match=r"rules\[0\]: .*'re:q' matches nothing that can be quantized"):
@@ -128,7 +128,7 @@ def test_the_report_says_which_scheme_each_layer_got():
         ([("embed", None), ("head", "int4")], None),
     ],
 )
-def test_a_tied_weight_follows_the_rule_of_any_user(rules, want):
+def test_pain_18_a_tied_weight_follows_the_rule_of_any_user(rules, want):
     model = Model(tied=True)
     report = rquant.quantize(model, rules=rules)
     got = schemes(model)

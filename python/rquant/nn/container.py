@@ -14,7 +14,18 @@ class Container(nn.Module):
 
     `split` makes one of the float module; `rquant.quantize` then chooses among the children, by their names, and
     replaces them. So `freeze`, `state_dict`, ties, `save` and the report see layers of one weight and nothing else.
-    A subclass writes `split` and `forward`, and calls its children there rather than read their weights.
+    A subclass writes `split` and `forward`, and calls its children there rather than read their weights:
+
+        @rquant.register_module(LowRank)
+        class QuantizedLowRank(rquant.nn.Container):
+            @classmethod
+            def split(cls, module):
+                made = cls.like(module, without=("down", "up"))
+                made.down, made.up = cls.linear(module.down), cls.linear(module.up)
+                return made
+
+            def forward(self, x):
+                return self.up(self.down(x))
     """
 
     @classmethod
