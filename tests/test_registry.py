@@ -1,5 +1,6 @@
 """Modules of one's own: registered, they go through quantize, freeze, maps and files like the built-in ones."""
 
+import copy
 import json
 
 import pytest
@@ -240,3 +241,40 @@ def test_what_cannot_be_registered():
         rquant.register_module(Scaled, Scaled)
     with pytest.raises(ValueError, match=r"quantized: .*'Linear' is rquant\.nn\.linear\.Linear"):
         rquant.register_module(Scaled, type("Linear", (QScaled,), {}))
+
+
+class Wrapped(nn.Module):
+    """A weight of its own, and inside it a module of several."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.low = nn.Parameter(torch.randn(64, 64) / 8), LowRank()
+
+    def forward(self, x):
+        return self.low(x @ self.mix.T)
+
+
+class QWrapped(Container):
+    @classmethod
+    def split(cls, module):
+        made = cls.like(module, without=("mix",))
+        made.mix = cls.linear(module.mix)
+        return made
+
+    def forward(self, x):
+        return self.low(self.mix(x))
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_one_inside_another(root, tmp_path):
+    rquant.register_module(Wrapped, QWrapped)
+    torch.manual_seed(0)
+    model, x = Wrapped() if root else nn.Sequential(Wrapped()), torch.randn(3, 64)
+    skeleton, y = copy.deepcopy(model), model(x)
+    rquant.quantize(model)
+    rquant.freeze(model)
+    kinds = [type(module) for module in model.modules()]
+    assert (kinds.count(QWrapped), kinds.count(QLowRank), kinds.count(rquant.Linear)) == (1, 1, 3)
+    assert 0 < (model(x) - y).abs().max() < 0.05 * y.abs().max()
+    rquant.save(model, tmp_path / "m.safetensors")
+    assert torch.equal(rquant.load(tmp_path / "m.safetensors", skeleton)(x), model(x))

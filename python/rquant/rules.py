@@ -14,7 +14,7 @@ from .scheme import Scheme
 
 Match = str | re.Pattern[str] | type[nn.Module]
 Wanted = str | QType | dict[str, Any] | bool | None
-Rules = Iterable[tuple[Match, Wanted]] | None
+Rules = Iterable[tuple[Match, Wanted] | list[Any]] | None
 
 
 @dataclass(frozen=True)
