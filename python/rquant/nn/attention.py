@@ -49,6 +49,7 @@ class MultiheadAttention(Container, nn.MultiheadAttention):
         bias = own["in_proj_bias"]
         biases = (None,) * 3 if bias is None else bias.chunk(3)
         made.q_proj, made.k_proj, made.v_proj = map(cls.linear, weights, biases)
+        made.out_proj = made._modules.pop("out_proj")  # last, where it computes
         made._qkv_same_embed_dim = False  # for torch: three projections, so no fused path
         for part in (made.q_proj, made.k_proj, made.v_proj):
             part.training = module.training
