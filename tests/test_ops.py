@@ -19,21 +19,35 @@ def parts(request):
     return w, _native.quantize(w, bits, group, symmetric), (bits, group, symmetric)
 
 
-def test_every_op_passes_opcheck(parts):
+def calls(parts):
+    """Every op's name with arguments of all kinds it takes."""
     w, q, scheme = parts
-    panels, x, bias, ids = _native.pack(q), torch.randn(3, 50), torch.randn(20), torch.tensor([[0, 19]])
-    for integer in (False, True):
-        opcheck(_ops.linear, (x, panels, bias, 50, 20, integer), test_utils=CHECKS)
-        opcheck(_ops.linear_canonical, (x, *q[:3], None, *q[3:], integer), test_utils=CHECKS)
-        opcheck(_ops.linear_unfrozen, (x, w, bias, *scheme, integer), test_utils=CHECKS)
-    opcheck(_ops.embedding, (ids, panels, 50, torch.float16), test_utils=CHECKS)
-    opcheck(_ops.embedding_canonical, (ids, *q, torch.float32), test_utils=CHECKS)
-    opcheck(_ops.gemm_i32, (torch.ones(3, 50, dtype=torch.int8), panels, 20), test_utils=CHECKS)
-    opcheck(_ops.dequantize, (panels, 20, 50, torch.bfloat16), test_utils=CHECKS)
-    opcheck(_ops.dequantize_canonical, (*q, torch.float32), test_utils=CHECKS)
-    opcheck(_ops.fake_quantize, (w, *scheme), test_utils=CHECKS)
-    opcheck(_ops.inside_range, (w, *scheme), test_utils=CHECKS)
-    opcheck(_ops.quantize_rows, (x,), test_utils=CHECKS)
+    panels, x, bias, ids = _native.pack(q), torch.randn(2, 3, 50), torch.randn(20), torch.tensor([[0, 19]])
+    scales = torch.rand(2, 3) + 0.01
+    for integer, scale in ((False, None), (True, None), (True, scales), (True, scales[:1, :1])):
+        for given in (None, bias):
+            yield "linear", (x, panels, given, 50, 20, integer, scale)
+            yield "linear_python", (x, panels, given, 50, 20, integer, scale)
+            yield "linear_canonical", (x, *q[:3], given, *q[3:], integer, scale)
+        yield "linear_unfrozen", (x, w, bias, *scheme, integer)
+    for dtype in (torch.float32, torch.float16):
+        yield "embedding", (ids, panels, 50, dtype)
+        yield "embedding_canonical", (ids, *q, dtype)
+        yield "dequantize", (panels, 20, 50, dtype)
+        yield "dequantize_canonical", (*q, dtype)
+        yield "quantize_rows", (x.flatten(0, 1).to(dtype),)
+    yield "gemm_i32", (torch.ones(3, 50, dtype=torch.int8), panels, 20)
+    yield "fake_quantize", (w, *scheme)
+    yield "inside_range", (w, *scheme)
+
+
+def test_every_op_passes_opcheck(parts):
+    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("rquant::")}
+    seen = set()
+    for name, arguments in calls(parts):
+        seen.add(f"rquant::{name}")
+        opcheck(getattr(torch.ops.rquant, name).default, arguments, test_utils=CHECKS)
+    assert registered == seen
 
 
 def test_reference_is_the_oracle(parts):
@@ -47,6 +61,14 @@ def test_reference_is_the_oracle(parts):
         torch.testing.assert_close(_ops.linear_unfrozen(x, w, None, *scheme, integer), want, **close)
         torch.testing.assert_close(reference.linear_unfrozen(x, w, None, *scheme, integer), want, **close)
         assert want[1].isnan().all()
+    scales = torch.tensor([0.02, 0.02, 0.005])  # the last one clips
+    for scale in (scales, scales[1:2]):
+        want = reference.linear_canonical(x, *q[:3], None, *q[3:], True, scale)
+        for got in (
+            _ops.linear(x, panels, None, 50, 20, True, scale),
+            _ops.linear_canonical(x, *q[:3], None, *q[3:], True, scale),
+        ):
+            torch.testing.assert_close(got, want, **close)
     assert torch.equal(
         _ops.embedding(ids, panels, 50, torch.float32), reference.embedding_canonical(ids, *q, torch.float32)
     )

@@ -38,9 +38,11 @@ def test_a_new_torch_has_the_native_kernel():
 def test_same_bits(panels, dtype, shape, integer):
     x = torch.randn(shape).to(dtype)
     for bias in (None, *(torch.randn(20).to(floats) for floats in FLOATS)):
-        got, want = (op(x, panels, bias, 50, 20, integer) for op in (_ops.linear, _ops.linear_python))
-        assert (got.dtype, got.shape, got.stride()) == (want.dtype, want.shape, want.stride())
-        assert torch.equal(got, want)
+        for scale in (None, torch.rand(shape[:-1]) + 0.01, torch.tensor(0.02)) if integer else (None,):
+            arguments = (x, panels, bias, 50, 20, integer, scale)
+            got, want = _ops.linear(*arguments), _ops.linear_python(*arguments)
+            assert (got.dtype, got.shape, got.stride()) == (want.dtype, want.shape, want.stride())
+            assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,11 @@ WRONG = {
     "bias length": lambda x, panels, bias: (x, panels, bias[:5], 50, 20),
     "short panels": lambda x, panels, bias: (x, panels[:-1], bias, 50, 20),
     "no panels": lambda x, panels, bias: (x, panels[:0], bias, 50, 20),
+    "scales of another number": lambda x, panels, bias: (x, panels, bias, 50, 20, True, torch.ones(2)),
+    "no scales": lambda x, panels, bias: (x, panels, bias, 50, 20, True, torch.ones(0)),
+    "scale dtype": lambda x, panels, bias: (x, panels, bias, 50, 20, True, torch.ones(3).half()),
+    "negative scale": lambda x, panels, bias: (x, panels, bias, 50, 20, True, torch.tensor([1.0, -1.0, 1.0])),
+    "float arithmetic with scales": lambda x, panels, bias: (x, panels, bias, 50, 20, False, torch.ones(3)),
     "zeroed panels": lambda x, panels, bias: (x, torch.zeros_like(panels), bias, 50, 20),
 }
 
@@ -86,13 +93,14 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_same_errors(panels, what):
     arguments = WRONG[what](torch.randn(3, 50), panels, torch.randn(20))
+    arguments += (True,) if len(arguments) == 5 else ()
     with pytest.raises(ValueError, match=r"\w") as want:
-        _ops.linear_python(*arguments, True)
+        _ops.linear_python(*arguments)
     with pytest.raises(ValueError, match=f"^{re.escape(str(want.value))}$") as got:
-        _ops.checked_linear(*arguments, True)
+        _ops.checked_linear(*arguments)
     assert got.value.__context__ is None
     with pytest.raises((ValueError, RuntimeError), match=re.escape(str(want.value))):
-        _ops.linear(*arguments, True)
+        _ops.linear(*arguments)
 
 
 def test_inference_mode_and_gradients(panels):
@@ -121,12 +129,12 @@ LEAK = """
 import resource, torch
 from rquant import _native, _ops
 panels = _native.pack(_native.quantize(torch.randn(20, 50), 8, -1, True))
-x, bias = torch.randn(3, 50), torch.randn(20)
+x, bias, scale = torch.randn(3, 50), torch.randn(20), torch.ones(3)
 
 def calls(n):
     for _ in range(n):
         _ops.linear(x, panels, bias, 50, 20, True)
-        _ops.linear(x, panels, None, 50, 20, True)
+        _ops.linear(x, panels, None, 50, 20, True, scale)
     for _ in range(n // 25):
         _ops.linear(x.T.contiguous().T, panels, bias, 50, 20, True)
         try: _ops.linear(x, panels, bias[:3], 50, 20, True)

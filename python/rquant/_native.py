@@ -249,18 +249,33 @@ def share_openmp() -> None:
 
 
 def linear(
-    x: Array, panels: Array, bias: Array | None, out: Array, m: int, k: int, n: int, integer: bool
+    x: Array,
+    panels: Array,
+    bias: Array | None,
+    out: Array,
+    m: int,
+    k: int,
+    n: int,
+    integer: bool,
+    scale: Array | None = None,
 ) -> None:
-    """`out[m, n] = x[m, k] @ dequantize(W).T + bias`; `out` has x's dtype."""
+    """`out[m, n] = x[m, k] @ dequantize(W).T + bias`; `out` has x's dtype.
+
+    `scale`: ready-made activation scales for the integer arithmetic, float32, one a row or a single one for all.
+    """
     bias_at = bias_dtype = 0
     if bias is not None:
         bias_at, bias_dtype = _address(bias, "bias"), _code(bias, "bias")
         if bias.shape[0] != n:
             raise ValueError(f"bias: expected {n} elements, got {bias.shape[0]}")
+    scale_at = scales = 0
+    if scale is not None:
+        scales = int(np.prod(scale.shape))
+        scale_at = _typed(scale, "scale", "float32", 1 if scales == 1 else m)
     # this runs once a layer and call: `nbytes` is the cheapest length of bytes
     _rquant.linear(
         _address(x, "x"), _code(x, "x"), m, k, _address(panels, "panels"), panels.nbytes,
-        bias_at, bias_dtype, _address(out, "out"), n, integer, get_num_threads(),
+        bias_at, bias_dtype, _address(out, "out"), n, integer, scale_at, scales, get_num_threads(),
     )  # fmt: skip
 
 

@@ -28,10 +28,15 @@ def _elsewhere(x: Tensor, panels: Tensor, *_: object) -> Tensor:
     raise ValueError(f"x: expected a tensor on {panels.device}, where the weight is, got {x.device}")
 
 
-_LINEAR = "(Tensor x, Tensor panels, Tensor? bias, int in_features, int out_features, bool integer) -> Tensor"
+# `scale`: activation scales that are known before (of a row whose other part lies elsewhere, or calibrated); else a row's
+# own. Float32, one a row or a single one for all.
+_LINEAR = (
+    "(Tensor x, Tensor panels, Tensor? bias, int in_features, int out_features, bool integer, "
+    "Tensor? scale=None) -> Tensor"
+)
 
 
-def _linear_shape(x: Tensor, panels: Tensor, bias: Tensor | None, k: int, n: int, integer: bool) -> Tensor:
+def _linear_shape(x: Tensor, panels: Tensor, bias: Tensor | None, k: int, n: int, *_: object) -> Tensor:
     return x.new_empty((*x.shape[:-1], n))
 
 
@@ -46,7 +51,8 @@ _define(
 )
 _define(
     "linear_canonical",
-    f"(Tensor x, {_WEIGHT}, Tensor? bias, int in_features, int bits, int group_size, bool integer) -> Tensor",
+    f"(Tensor x, {_WEIGHT}, Tensor? bias, int in_features, int bits, int group_size, bool integer, "
+    "Tensor? scale_of_x=None) -> Tensor",
     lambda x, codes, *_: x.new_empty((*x.shape[:-1], codes.shape[0])),
     on_cpu=cpu.linear_canonical,
     elsewhere=reference.linear_canonical,
@@ -128,13 +134,19 @@ quantize_rows = torch.ops.rquant.quantize_rows.default
 
 
 def checked_linear(
-    x: Tensor, panels: Tensor, bias: Tensor | None, in_features: int, out_features: int, integer: bool
+    x: Tensor,
+    panels: Tensor,
+    bias: Tensor | None,
+    in_features: int,
+    out_features: int,
+    integer: bool,
+    scale: Tensor | None = None,
 ) -> Tensor:
     """`linear` with errors of the right type: those that come through the native kernel torch makes RuntimeErrors."""
     try:
-        return linear(x.contiguous(), panels, bias, in_features, out_features, integer)
+        return linear(x.contiguous(), panels, bias, in_features, out_features, integer, scale)
     except RuntimeError as error:
         if not str(error).startswith(("ValueError", "TypeError")):
             raise
     # Python says it again, as it is; not in the handler, so that the user sees one error and not two
-    return linear_python(x, panels, bias, in_features, out_features, integer)
+    return linear_python(x, panels, bias, in_features, out_features, integer, scale)

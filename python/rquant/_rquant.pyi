@@ -143,11 +143,14 @@ def linear(
     out: int,
     n: int,
     integer: bool,
+    scale: int,
+    scales: int,
     threads: int,
 ) -> None:
     """`out[m, n] = x[m, k] @ dequantize(W).T + bias`, `out` of x's dtype; `bias` 0 for none.
 
     `integer`: rows of x become int8 (symmetric, one scale a row) and the product accumulates in int32.
+    `scale`, 0 for none, is of `scales` ready-made float32 activation scales: one a row, or a single one for all.
     Otherwise float arithmetic. A row of x with NaN or infinity gives a row of NaN.
     """
 

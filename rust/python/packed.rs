@@ -100,7 +100,7 @@ fn check(argument: &str, expected: usize, got: usize) -> PyResult<()> {
     Err(PyValueError::new_err(format!("{argument}: expected {expected} (from the packed weight), got {got}")))
 }
 
-/// `linear` with a bias of any float type.
+/// `linear` with a bias of any float type; by ready-made activation scales if there are any.
 pub(crate) fn multiply(
     x: Floats,
     m: usize,
@@ -108,6 +108,7 @@ pub(crate) fn multiply(
     bias: Option<Floats>,
     out: FloatsMut,
     integer: bool,
+    scales: Option<&[f32]>,
     executor: &dyn Executor,
 ) -> rquant::Result<()> {
     let bias: Option<Cow<[f32]>> = bias.map(|bias| match bias {
@@ -115,6 +116,9 @@ pub(crate) fn multiply(
         Floats::F16(bias) => bias.to_f32_vec().into(),
         Floats::Bf16(bias) => bias.to_f32_vec().into(),
     });
+    if let Some(scales) = scales {
+        return rquant::linear_scaled(x, scales, m, w, bias.as_deref(), out, executor);
+    }
     let arithmetic = if integer { Arithmetic::Integer } else { Arithmetic::Float };
     rquant::linear(x, m, w, bias.as_deref(), arithmetic, out, executor)
 }
@@ -133,6 +137,8 @@ pub(crate) fn linear(
     out: usize,
     n: usize,
     integer: bool,
+    scale: usize,
+    scales: usize,
     threads: usize,
 ) -> PyResult<()> {
     let w = parse(panels, panels_len)?;
@@ -141,7 +147,11 @@ pub(crate) fn linear(
     let x = floats("x", x, dtype, area(m, k)?)?;
     let bias = (bias != 0).then(|| floats("bias", bias, bias_dtype, n)).transpose()?;
     let out = floats_mut("out", out, dtype, area(m, n)?)?;
-    run(py, threads, |executor| multiply(x, m, w, bias, out, integer, executor))
+    if scale != 0 && !integer {
+        return Err(PyValueError::new_err("scale: expected none with float arithmetic, got scales"));
+    }
+    let scales = (scale != 0).then(|| slice("scale", scale, scales)).transpose()?;
+    run(py, threads, |executor| multiply(x, m, w, bias, out, integer, scales, executor))
 }
 
 #[pyfunction]

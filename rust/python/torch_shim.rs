@@ -23,6 +23,8 @@ type Code = extern "C" fn() -> i32;
 /// A slot of the stack: an integer or bool in its low bytes, an owned `Tensor`, or for `Tensor?` an owned pointer (or
 /// null) to a slot with the tensor. The result replaces the first.
 type Slot = u64;
+/// Those of `rquant::linear`.
+type Arguments = [Slot; 7];
 type Kernel = unsafe extern "C-unwind" fn(*mut Slot, u64, u64);
 
 /// The version whose functions, and whose reading of the stack, are used here: torch keeps both for later ones.
@@ -121,6 +123,19 @@ impl Torch {
         })
     }
 
+    /// A `Tensor?`, if `view` can read it.
+    ///
+    /// # Safety
+    ///
+    /// `slot` is null or points to a slot with a tensor, both live for `'a`.
+    unsafe fn optional<'a>(&self, slot: Slot) -> Option<Option<View<'a>>> {
+        match slot as *const Slot {
+            none if none.is_null() => Some(None),
+            // SAFETY: by this function's contract.
+            slot => unsafe { self.view(*slot as Tensor) }.map(Some),
+        }
+    }
+
     /// A dtype as `arguments` has it.
     fn code(&self, dtype: i32) -> Option<u8> {
         match dtype {
@@ -148,16 +163,20 @@ impl Torch {
     /// # Safety
     ///
     /// The slots are arguments of `rquant::linear`; they stay the caller's.
-    unsafe fn linear(&self, &[x, panels, bias, k, n, integer]: &[Slot; 6]) -> Option<Tensor> {
+    unsafe fn linear(&self, &[x, panels, bias, k, n, integer, scale]: &Arguments) -> Option<Tensor> {
         // SAFETY: owned by the caller.
         let (x, panels) = unsafe { (self.view(x as Tensor)?, self.view(panels as Tensor)?) };
-        let bias = match bias as *const Slot {
-            none if none.is_null() => None,
-            // SAFETY: a pointer to a slot with a tensor, both owned by the caller.
-            slot => match unsafe { self.view(*slot as Tensor) }? {
-                bias if *bias.sizes != [n as i64] => return None,
-                bias => Some(floats("bias", bias.address, self.code(bias.dtype)?, bias.len).ok()?),
-            },
+        // SAFETY: owned by the caller.
+        let (bias, scale) = unsafe { (self.optional(bias)?, self.optional(scale)?) };
+        let bias = match bias {
+            None => None,
+            Some(bias) if *bias.sizes != [n as i64] => return None,
+            Some(bias) => Some(floats("bias", bias.address, self.code(bias.dtype)?, bias.len).ok()?),
+        };
+        let scales = match scale {
+            None => None,
+            Some(scale) if integer as u8 == 0 || scale.dtype != (self.float32)() => return None,
+            Some(scale) => Some(slice("scale", scale.address, scale.len).ok()?),
         };
         let (&last, rows) = x.sizes.split_last()?;
         let m = rows.iter().product::<i64>() as usize;
@@ -179,7 +198,7 @@ impl Torch {
         (unsafe { (self.data_mut)(out.1, &mut address) } == 0).then_some(())?;
         let result = floats_mut("out", address as usize, code, m.checked_mul(n as usize)?).ok()?;
         threads::with(threads::allowed(torch_threads as usize), |executor| {
-            multiply(input, m, w, bias, result, integer as u8 != 0, executor)
+            multiply(input, m, w, bias, result, integer as u8 != 0, scales, executor)
         })
         .ok()?;
         Some(std::mem::ManuallyDrop::new(out).1)
@@ -188,14 +207,16 @@ impl Torch {
     /// # Safety
     ///
     /// The slots are arguments of `rquant::linear`, the callee's own; nothing uses them later.
-    unsafe fn delete_arguments(&self, &[x, panels, bias, ..]: &[Slot; 6]) {
-        // SAFETY: each is owned; a bias's slot is read before its end.
+    unsafe fn delete_arguments(&self, &[x, panels, bias, .., scale]: &Arguments) {
+        // SAFETY: each is owned; an optional one's slot is read before its end.
         unsafe {
             (self.delete)(x as Tensor);
             (self.delete)(panels as Tensor);
-            if bias != 0 {
-                (self.delete)(*(bias as *const Slot) as Tensor);
-                (self.delete_optional)(bias as *mut Slot);
+            for optional in [bias, scale] {
+                if optional != 0 {
+                    (self.delete)(*(optional as *const Slot) as Tensor);
+                    (self.delete_optional)(optional as *mut Slot);
+                }
             }
         }
     }
@@ -209,7 +230,7 @@ impl Torch {
 #[inline(never)] // for the sake of `kernel`
 unsafe fn answer(torch: &Torch, stack: *mut Slot) -> bool {
     // SAFETY: as many slots as the schema has arguments.
-    let arguments = unsafe { &mut *stack.cast::<[Slot; 6]>() };
+    let arguments = unsafe { &mut *stack.cast::<Arguments>() };
     // SAFETY: arguments of `rquant::linear`. A panic goes to Python like any other trouble, and shows itself there.
     if let Ok(Some(out)) = catch_unwind(AssertUnwindSafe(|| unsafe { torch.linear(arguments) })) {
         // SAFETY: nothing uses the arguments from here on.

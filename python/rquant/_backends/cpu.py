@@ -13,14 +13,25 @@ _native.share_openmp()  # torch has loaded it by now
 
 
 def linear(
-    x: Tensor, panels: Tensor, bias: Tensor | None, in_features: int, out_features: int, integer: bool
+    x: Tensor,
+    panels: Tensor,
+    bias: Tensor | None,
+    in_features: int,
+    out_features: int,
+    integer: bool,
+    scale: Tensor | None = None,
 ) -> Tensor:
-    """x `[..., in_features]` -> `[..., out_features]`, of x's dtype."""
+    """x `[..., in_features]` -> `[..., out_features]`, of x's dtype.
+
+    `scale`: ready-made activation scales, float32, one a row or a single one for all.
+    """
     *rows, k = x.shape
     if k != in_features:
         raise ValueError(f"x: expected a last dimension of {in_features}, got shape {tuple(x.shape)}")
     out = x.new_empty((*rows, out_features))
-    _native.linear(x.contiguous(), panels, bias, out, math.prod(rows), in_features, out_features, integer)
+    scale = None if scale is None else scale.contiguous()
+    m = math.prod(rows)
+    _native.linear(x.contiguous(), panels, bias, out, m, in_features, out_features, integer, scale)
     return out
 
 
@@ -39,10 +50,11 @@ def linear_canonical(
     bits: int,
     group_size: int,
     integer: bool,
+    scale_of_x: Tensor | None = None,
 ) -> Tensor:
     """`linear` on a canonical weight: packs it for this one call."""
     panels = _native.pack(QMatrix(codes, scale, zero_point, in_features, bits, group_size))
-    return linear(x, panels, bias, in_features, codes.shape[0], integer)
+    return linear(x, panels, bias, in_features, codes.shape[0], integer, scale_of_x)
 
 
 def linear_unfrozen(

@@ -100,20 +100,31 @@ def dequantize_canonical(
     return (expand(scale.float(), cols, group_size) * (q - z)).to(dtype)
 
 
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 a row: `S = max|x| / 127`; a row of zeros gets 1, one with NaN or infinity gets NaN, codes 0."""
+def row_scales(x: Tensor) -> Tensor:
+    """`S = max|x| / 127` of each row of x `[..., k]`, in float32; a row of zeros gets 1."""
+    most = x.float().abs().amax(-1) if x.shape[-1] else x.new_zeros(x.shape[:-1], dtype=torch.float32)
+    return scale_of(most)
+
+
+def scale_of(most: Tensor) -> Tensor:
+    """The activation scale of rows whose largest magnitude is `most`, float32."""
+    return torch.where(most == 0, 1.0, (most / 127).clamp(torch.finfo(torch.float32).tiny))
+
+
+def quantize_rows(x: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Symmetric int8 a row, by `row_scales` or given ones; a row with NaN or infinity, in it or as its scale, gets scale NaN
+    and codes 0."""
     x = x.float()
-    most = x.abs().amax(-1) if x.shape[-1] else x.new_zeros(x.shape[:-1])
-    scale = torch.where(most == 0, 1.0, (most / 127).clamp(torch.finfo(torch.float32).tiny))
-    finite = x.isfinite().all(-1)
+    scale = row_scales(x) if scale is None else scale.reshape(-1).expand(x.shape[:-1])
+    finite = x.isfinite().all(-1) & scale.isfinite()
     scale = torch.where(finite, scale, torch.nan)
     q = (x / scale.unsqueeze(-1)).round().clamp(-127, 127).nan_to_num(0)
     return q.to(torch.int8), scale
 
 
-def _integer_product(x: Tensor, w: QMatrix) -> Tensor:
+def _integer_product(x: Tensor, w: QMatrix, scale: Tensor | None) -> Tensor:
     """`Sa * sum over groups of Sw * (sum(a * q) - Z * sum(a))` in float64 from the integers, x `[m, k]`."""
-    a, row_scale = quantize_rows(x)
+    a, row_scale = quantize_rows(x, scale)
     q = unpack_codes(w.codes, w.cols, w.bits).double()
     z = expand(zeros_of(w.scale, w.zero_point, w.bits), w.cols, w.group_size).double()
     weight = expand(w.scale, w.cols, w.group_size).double() * (q - z)
@@ -130,14 +141,19 @@ def linear_canonical(
     bits: int,
     group_size: int,
     integer: bool,
+    scale_of_x: Tensor | None = None,
 ) -> Tensor:
-    """x `[..., k]` -> `[..., n]` in both arithmetics; a row with NaN or infinity gives a row of NaN."""
+    """x `[..., k]` -> `[..., n]` in both arithmetics; a row with NaN or infinity gives a row of NaN.
+
+    `scale_of_x`: ready-made activation scales, float32, one a row or a single one for all.
+    """
     rows = x.reshape(-1, in_features)
     if integer:
-        out = _integer_product(rows, QMatrix(codes, scale, zero_point, in_features, bits, group_size))
+        weight = QMatrix(codes, scale, zero_point, in_features, bits, group_size)
+        out = _integer_product(rows, weight, scale_of_x)
     else:
-        weight = dequantize_canonical(codes, scale, zero_point, in_features, bits, group_size, torch.float32)
-        out = rows.double() @ weight.double().T
+        floats = dequantize_canonical(codes, scale, zero_point, in_features, bits, group_size, torch.float32)
+        out = rows.double() @ floats.double().T
         out = torch.where(rows.isfinite().all(-1, keepdim=True), out, torch.nan)
     if bias is not None:
         out = out + bias.double()

@@ -11,18 +11,19 @@ use crate::cpu::{Isa, Microkernel, split_sum};
 use crate::floats::Floats;
 use std::sync::atomic::{AtomicUsize, Ordering::*};
 
-/// Symmetric int8 codes of one row into `codes`; returns the scale, `max |x| / 127`. A row with NaN or infinity gets
-/// scale NaN and codes 0, a row of zeros scale 1.
-pub(super) fn quantize_row(isa: &Isa, x: &[f32], codes: &mut [u8]) -> f32 {
+/// Symmetric int8 codes of one row into `codes`; returns the scale: the given one, which clips what lies beyond 127 of it,
+/// else `max |x| / 127`. A row with NaN or infinity gets scale NaN and codes 0, as does one whose given scale is no number;
+/// a row of zeros gets scale 1 if none is given.
+pub(super) fn quantize_row(isa: &Isa, x: &[f32], given: Option<f32>, codes: &mut [u8]) -> f32 {
     let bits = isa.absmax_bits(x);
-    if bits >= INF_BITS {
+    if bits >= INF_BITS || given.is_some_and(|scale| !scale.is_finite()) {
         codes.fill(0);
         return f32::NAN;
     }
-    let scale = match f32::from_bits(bits) / 127.0 {
+    let scale = given.unwrap_or(match f32::from_bits(bits) / 127.0 {
         0.0 if bits == 0 => 1.0,
         scale => scale.max(f32::MIN_POSITIVE),
-    };
+    });
     isa.encode(x, Encoding { scale, shift: 0.0, lo: -127.0, hi: 127.0, base: 0 }, codes);
     scale
 }
@@ -30,8 +31,10 @@ pub(super) fn quantize_row(isa: &Isa, x: &[f32], codes: &mut [u8]) -> f32 {
 /// Where the rows come from.
 #[derive(Clone, Copy)]
 pub(super) enum Source<'a> {
-    /// Quantized here.
+    /// Quantized here, each row by a scale of its own.
     Floats(Floats<'a>),
+    /// Quantized here by given scales: one a row, or a single one for all.
+    Scaled(Floats<'a>, &'a [f32]),
     /// int8 already.
     Codes(&'a [i8]),
 }
@@ -138,7 +141,11 @@ impl<'a> Activations<'a> {
         for r in 0..rows {
             let row = (first + r) * k..(first + r + 1) * k;
             scales[r] = match self.source {
-                Source::Floats(x) => quantize_row(isa, x.widen(row, &mut wide), &mut codes[..k]),
+                Source::Floats(x) => quantize_row(isa, x.widen(row, &mut wide), None, &mut codes[..k]),
+                Source::Scaled(x, scales) => {
+                    let scale = scales[if scales.len() == 1 { 0 } else { first + r }];
+                    quantize_row(isa, x.widen(row, &mut wide), Some(scale), &mut codes[..k])
+                }
                 Source::Codes(q) => {
                     codes.iter_mut().zip(&q[row]).for_each(|(c, q)| *c = *q as u8);
                     1.0

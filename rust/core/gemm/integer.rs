@@ -8,7 +8,7 @@ use crate::cpu::{self, GroupRun, Isa, MAX_GROUPED, Microkernel, block_bytes};
 use crate::epilogue::{FOLD, PanelParams, Sums, write_rows};
 use crate::error::Result;
 use crate::executor::Executor;
-use crate::floats::{Floats, SharedOut};
+use crate::floats::SharedOut;
 use crate::matrix::{ZeroKind, ZeroPoints};
 use crate::prepack::{PackedRef, Panel};
 use std::ops::Range;
@@ -150,7 +150,7 @@ impl<'a> Product<'a> {
 /// `out = quantize(x) · w`, dequantized.
 #[allow(unsafe_code)]
 pub(super) fn linear(
-    x: Floats,
+    x: Source,
     m: usize,
     w: &PackedRef,
     bias: Option<&[f32]>,
@@ -164,7 +164,7 @@ pub(super) fn linear(
         && plan.alignment != Alignment::None
         && w.zero_kind() != ZeroKind::F16
         && longest <= if m <= kernel.mr { MAX_GROUPED } else { CACHED_GROUP };
-    let product = Product::new(Source::Floats(x), m, w, &plan, grouped)?;
+    let product = Product::new(x, m, w, &plan, grouped)?;
     let runs = if grouped { Vec::new() } else { plan.runs() };
     let tasks = Tasks::new(product.acts.blocks(), product.kernel.mr, w.panels(), executor.threads());
     executor.run(tasks.count(), &|task| {

@@ -15,6 +15,7 @@ use crate::error::{Error, Result, area, check_len};
 use crate::executor::{Executor, Serial};
 use crate::floats::{Floats, FloatsMut};
 use crate::prepack::PackedRef;
+use activations::Source;
 use std::ops::Range;
 
 /// How [`linear`] multiplies.
@@ -51,6 +52,53 @@ pub fn linear(
     w: PackedRef,
     bias: Option<&[f32]>,
     arithmetic: Arithmetic,
+    out: FloatsMut,
+    executor: &dyn Executor,
+) -> Result<()> {
+    let how = match arithmetic {
+        Arithmetic::Float => How::Float,
+        Arithmetic::Integer => How::Integer(None),
+    };
+    multiply(x, m, w, bias, how, out, executor)
+}
+
+/// [`linear`] in integer arithmetic, with activations quantized by ready-made scales: one a row, or a single one for all.
+/// What lies beyond ±127 scales is clipped. A row whose scale is NaN or infinite gives a row of NaN.
+///
+/// A rank that holds a slice of each row needs this: a row's scale is that of the whole row. So do calibrated activations.
+///
+/// # Errors
+/// [`Error::Mismatch`] for lengths that do not fit `m` and `w`, and for a scale that is zero or negative.
+pub fn linear_scaled(
+    x: Floats,
+    scales: &[f32],
+    m: usize,
+    w: PackedRef,
+    bias: Option<&[f32]>,
+    out: FloatsMut,
+    executor: &dyn Executor,
+) -> Result<()> {
+    if scales.len() != m && scales.len() != 1 {
+        return Err(Error::mismatch("scale", format!("length {m} (one a row) or 1"), scales.len()));
+    }
+    if let Some(i) = scales.iter().position(|scale| *scale <= 0.0) {
+        return Err(Error::mismatch("scale", "positive numbers", format!("{} at [{i}]", scales[i])));
+    }
+    multiply(x, m, w, bias, How::Integer(Some(scales)), out, executor)
+}
+
+/// [`Arithmetic`], and where scales come from.
+enum How<'a> {
+    Float,
+    Integer(Option<&'a [f32]>),
+}
+
+fn multiply(
+    x: Floats,
+    m: usize,
+    w: PackedRef,
+    bias: Option<&[f32]>,
+    how: How,
     mut out: FloatsMut,
     executor: &dyn Executor,
 ) -> Result<()> {
@@ -72,9 +120,16 @@ pub fn linear(
     for first in (0..m).step_by(MAX_ROWS) {
         let rows = MAX_ROWS.min(m - first);
         let (x, out) = (x.slice(first * w.k()..(first + rows) * w.k()), out.skip(first * w.n()));
-        match arithmetic {
-            Arithmetic::Float => float::linear(x, rows, &w, bias, out, pick(SERIAL_FLOAT))?,
-            Arithmetic::Integer => integer::linear(x, rows, &w, bias, out, pick(SERIAL_INTEGER))?,
+        match how {
+            How::Float => float::linear(x, rows, &w, bias, out, pick(SERIAL_FLOAT))?,
+            How::Integer(scales) => {
+                let source = match scales {
+                    None => Source::Floats(x),
+                    Some([scale]) => Source::Scaled(x, std::slice::from_ref(scale)),
+                    Some(scales) => Source::Scaled(x, &scales[first..first + rows]),
+                };
+                integer::linear(source, rows, &w, bias, out, pick(SERIAL_INTEGER))?
+            }
         }
     }
     Ok(())

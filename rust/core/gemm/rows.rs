@@ -75,7 +75,7 @@ pub fn quantize_rows(
         let (mut wide, mut codes) = (Vec::new(), vec![0u8; k]);
         for (r, scale) in scales.iter_mut().enumerate() {
             let row = (task * per_task + r) * k;
-            *scale = quantize_row(isa, x.widen(row..row + k, &mut wide), &mut codes);
+            *scale = quantize_row(isa, x.widen(row..row + k, &mut wide), None, &mut codes);
             q[r * k..][..k].iter_mut().zip(&codes).for_each(|(q, c)| *q = *c as i8);
         }
     });

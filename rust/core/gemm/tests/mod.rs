@@ -2,6 +2,7 @@
 
 mod properties;
 mod rounding;
+mod scaled;
 
 use super::*;
 use crate::bitpack::{pack_codes, row_bytes};
