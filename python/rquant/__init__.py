@@ -26,6 +26,7 @@ _WITH_TORCH = {
     "QTensor": "tensor",
     "Report": "report",
     "absmax_quantize": "tensor",
+    "distributed": "distributed",
     "freeze": "model",
     "load": "serialize",
     "nn": "nn",
@@ -47,6 +48,7 @@ __all__ = [
     "__version__",
     "absmax_quantize",
     "backend_info",
+    "distributed",
     "estimate_size",
     "freeze",
     "get_num_threads",
@@ -78,7 +80,7 @@ def __getattr__(name: str) -> Any:
     except ImportError:
         raise ImportError(f"rquant.{name} needs torch: pip install 'rquant[torch]'") from None
     module = importlib.import_module(f".{_WITH_TORCH[name]}", __name__)
-    value = module if name == "nn" else getattr(module, name)
+    value = module if name == _WITH_TORCH[name] else getattr(module, name)
     globals()[name] = value
     return value
 

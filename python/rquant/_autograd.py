@@ -22,10 +22,17 @@ class PackedLinear(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, panels: Tensor, bias: Tensor | None, k: int, n: int, integer: bool
+        ctx: Any,
+        x: Tensor,
+        panels: Tensor,
+        bias: Tensor | None,
+        k: int,
+        n: int,
+        integer: bool,
+        scale: Tensor | None,
     ) -> Tensor:
         ctx.panels, ctx.sizes = panels, (n, k)
-        return _ops.checked_linear(x, panels, bias, k, n, integer)
+        return _ops.checked_linear(x, panels, bias, k, n, integer, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -33,23 +40,30 @@ class PackedLinear(Function):
         if ctx.needs_input_grad[0]:
             to_x = grad @ _ops.dequantize(ctx.panels, *ctx.sizes, grad.dtype)
         to_bias = _to_bias(grad, ctx.needs_input_grad[2])
-        return to_x, None, to_bias, None, None, None
+        return to_x, None, to_bias, None, None, None, None
 
 
 class CanonicalLinear(Function):
     """`linear_canonical`, for devices that have no panels."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: tuple[Any, ...], bias: Tensor | None, integer: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: tuple[Any, ...],
+        bias: Tensor | None,
+        integer: bool,
+        scale_of_x: Tensor | None,
+    ) -> Tensor:
         codes, scale, zero, k, bits, group = ctx.weight = weight
-        return _ops.linear_canonical(x, codes, scale, zero, bias, k, bits, group, integer)
+        return _ops.linear_canonical(x, codes, scale, zero, bias, k, bits, group, integer, scale_of_x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         to_x = None
         if ctx.needs_input_grad[0]:
             to_x = grad @ _ops.dequantize_canonical(*ctx.weight, grad.dtype)
-        return to_x, None, _to_bias(grad, ctx.needs_input_grad[2]), None
+        return to_x, None, _to_bias(grad, ctx.needs_input_grad[2]), None, None
 
 
 class UnfrozenLinear(Function):

@@ -105,8 +105,7 @@ class Embedding(Rows, nn.Embedding):  # type: ignore[misc]  # torch annotates a 
 
     def forward(self, input: Tensor) -> Tensor:
         """Rows `input` (int64 or int32, any shape) of the weight, `[..., embedding_dim]`."""
-        weight = self._parameters.get("weight")
-        if weight is None:
+        if self.frozen:
             return self.rows(input)
-        rows = _autograd.fake_quantize(weight, self._scheme_arguments())
+        rows = _autograd.fake_quantize(self.weight, self._scheme_arguments())
         return nn.functional.embedding(input, rows, self.padding_idx)

@@ -106,8 +106,15 @@ class Linear(PackedWeight, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x @ weight.T + bias`."""
-        parameters, buffers = self._parameters, self._buffers
-        bias = parameters["bias"]
+        parameters = self._parameters  # faster than `self.bias`, but who shards parameters may have taken it out
+        return self.multiply(x, parameters["bias"] if "bias" in parameters else self.bias)
+
+    def multiply(self, x: Tensor, bias: Tensor | None, scale: Tensor | None = None) -> Tensor:
+        """`x @ weight.T + bias` with any bias, and of a frozen layer by ready-made activation scales if there are any.
+
+        `scale`: float32, one a row of x or a single one for all.
+        """
+        buffers = self._buffers
         grad = torch.is_grad_enabled()
         grad_of_inputs = grad and (x.requires_grad or (bias is not None and bias.requires_grad))
         integer = self.activations is not None
@@ -115,19 +122,19 @@ class Linear(PackedWeight, nn.Linear):
             panels = buffers[storage.PANELS]
             if grad_of_inputs:
                 return _autograd.PackedLinear.apply(
-                    x, panels, bias, self.in_features, self.out_features, integer
+                    x, panels, bias, self.in_features, self.out_features, integer, scale
                 )  # type: ignore[no-any-return]
-            return _ops.checked_linear(x, panels, bias, self.in_features, self.out_features, integer)  # type: ignore[no-any-return]
-        weight = parameters.get("weight")
-        if weight is not None:
+            return _ops.checked_linear(x, panels, bias, self.in_features, self.out_features, integer, scale)  # type: ignore[no-any-return]
+        if not self.frozen:
+            weight = self.weight
             arguments = self._scheme_arguments()
             if grad and (grad_of_inputs or weight.requires_grad):
                 return _autograd.UnfrozenLinear.apply(x, weight, bias, arguments, integer)  # type: ignore[no-any-return]
             return _ops.linear_unfrozen(x, weight, bias, *arguments, integer)  # type: ignore[no-any-return]
-        codes, scale, zero, *sizes = self.canonical()
+        codes, scales, zero, *sizes = self.canonical()
         if grad_of_inputs:
-            return _autograd.CanonicalLinear.apply(x, (codes, scale, zero, *sizes), bias, integer)  # type: ignore[no-any-return]
-        return _ops.linear_canonical(x, codes, scale, zero, bias, *sizes, integer)  # type: ignore[no-any-return]
+            return _autograd.CanonicalLinear.apply(x, (codes, scales, zero, *sizes), bias, integer, scale)  # type: ignore[no-any-return]
+        return _ops.linear_canonical(x, codes, scales, zero, bias, *sizes, integer, scale)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """Sizes, scheme, activations."""

@@ -67,7 +67,7 @@ class PackedWeight(nn.Module):
     @property
     def frozen(self) -> bool:
         """Whether the weight is integers by now."""
-        return "weight" not in self._parameters
+        return storage.PANELS in self._buffers or storage.CANONICAL[0] in self._buffers
 
     @property
     def compute_like(self) -> Tensor:
