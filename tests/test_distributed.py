@@ -112,7 +112,13 @@ def gradients(mesh):
         model["head"](model["block"](x)).square().sum().backward()
         block = model["block"]
         results.append(
-            (x.grad, block.norm.weight.grad, block.down.bias.grad, block.up.bias.grad, model["head"].bias.grad)
+            (
+                x.grad,
+                block.norm.weight.grad,
+                block.down.bias.grad,
+                block.up.bias.grad,
+                model["head"].bias.grad,
+            )
         )
     return results
 
@@ -182,6 +188,57 @@ def test_what_cannot_be_cut_is_named(pair):
         "ValueError: in_features: expected a multiple of 8 = 2 ranks x 4 (4 codes a byte), got 70",
         "TypeError: module: expected rquant.Linear or a float layer, got Embedding, which is not cut",
     ]
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.block, self.head = nn.Embedding(64, 96), Block(), nn.Linear(96, 64, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids):
+        return self.head(self.block(self.embed(ids)))
+
+
+def loaded(mesh, path):
+    packed, hold = [], rquant.nn.storage.hold
+
+    def watched(q, device, panels=None):
+        packed.append((q.codes.device.type, tuple(q.codes.shape)))
+        return hold(q, device, panels)
+
+    rquant.nn.storage.hold = watched
+    try:
+        with torch.device("meta"):
+            model = Tied()
+        rquant.distributed.load(path, model, mesh, TIED_PLAN)
+    finally:
+        rquant.nn.storage.hold = hold
+    whole = parallelize_module(rquant.load(path, Tied()), mesh, TIED_PLAN)
+    ids = torch.arange(64)
+    return packed, model(ids).detach(), whole(ids).detach()
+
+
+TIED_PLAN = {
+    "block.up": ColwiseParallel(),
+    "block.down": RowwiseParallel(),
+    "head": ColwiseParallel(output_layouts=Replicate()),
+}
+
+
+def test_each_rank_loads_its_part(pair, tmp_path):
+    torch.manual_seed(0)
+    model = Tied()
+    rquant.quantize(model, "int4", "int8", group_size=32)
+    rquant.freeze(model)
+    rquant.save(model, tmp_path / "m.safetensors")
+    for packed, got, whole in pair(loaded, tmp_path / "m.safetensors"):
+        assert torch.equal(got, whole)
+        torch.testing.assert_close(got, model(torch.arange(64)), rtol=1e-5, atol=1e-5)
+        on_cpu = sorted(shape for device, shape in packed if device == "cpu")
+        assert on_cpu == sorted(
+            [(64, 48), (96, 32), (64, 48), (32, 48)]
+        )  # up, down; the tied head, whole and cut
 
 
 def compiled(mesh):

@@ -43,7 +43,7 @@ PYTHON = {
     "info": {"_rquant", "_threads", "qtypes"},
     "tensor": _OPS,
     "nn": _OPS | {"_autograd"},
-    "distributed": {"_backends", "_native", "nn"},
+    "distributed": {"_backends", "_native", "modelmap", "nn", "serialize"},
     "rules": {"nn", "qtypes", "scheme"},
     "selection": {"nn", "rules"},
     "report": {"nn", "rules", "scheme", "selection"},

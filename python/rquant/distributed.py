@@ -9,17 +9,19 @@ cuts its part out of the canonical weight that it holds (the same on all ranks) 
 """
 
 import math
+from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, parallel
 
 from ._backends.reference import scale_of
 from ._native import QMatrix
+from .modelmap import Source, frozen_layers, join, read_packed, rebuild
 from .nn import Linear, PackedWeight, storage
+from .serialize import PathLike, opened
 
-__all__ = ["ColwiseParallel", "RowwiseParallel"]
+__all__ = ["ColwiseParallel", "RowwiseParallel", "load"]
 
 
 class ShardedLinear(Linear):
@@ -45,7 +47,9 @@ class ShardedLinear(Linear):
                 "module: expected a frozen layer, got an unfrozen one; call rquant.freeze(model) before parallelize_module"
             )
         if mesh.ndim != 1:
-            raise ValueError(f"device_mesh: expected 1 dimension, got {mesh.ndim}; give one of them by its name")
+            raise ValueError(
+                f"device_mesh: expected 1 dimension, got {mesh.ndim}; give one of them by its name"
+            )
         q = cls.cut(layer.canonical(), mesh.get_local_rank(), mesh.size())
         bias = layer._parameters["bias"]
         layer.__class__ = cls
@@ -168,3 +172,43 @@ class RowwiseParallel(parallel.RowwiseParallel):
         if isinstance(module, PackedWeight):
             return RowwiseLinear.of(module, device_mesh, self)
         return super()._apply(module, device_mesh)
+
+
+def load(
+    path: PathLike,
+    model: nn.Module,
+    device_mesh: DeviceMesh,
+    parallelize_plan: dict[str, parallel.ParallelStyle],
+) -> nn.Module:
+    """`rquant.load`, then `parallelize_module`; of a weight that is cut, a rank copies and packs its own part alone.
+
+    `model`: the float skeleton, best built under `torch.device("meta")`. A tied weight is first loaded whole. Raises what
+    both raise.
+    """
+    with opened(path) as (config, source):
+        tied = {name for names in config["ties"] for name in names}
+        alone = [name for name in config["modules"] if join(name, "weight") not in tied]
+        later = {join(name, part) for name in alone for part in storage.CANONICAL}
+
+        def sizes_only(name: str) -> Tensor:
+            return source.get(name).to("meta") if name in later else source.get(name)
+
+        rebuild(model, config, replace(source, get=sizes_only))
+        shapes = {name: layer.weight_shape for name, layer in frozen_layers(model).items()}
+        parallel.parallelize_module(model, device_mesh, parallelize_plan)
+        for name, layer in frozen_layers(model).items():
+            if layer.compute_like.is_meta:
+                layer.hold(*read_packed(name, layer, _part_of(source, name, layer, shapes[name][1])))
+    return model
+
+
+def _part_of(source: Source, name: str, layer: PackedWeight, cols: int) -> Source:
+    """A source of what `layer` needs of its weight, `cols` wide before it was cut."""
+    keys = [join(name, part) for part in layer.stored_names()]
+    tensors = {key: source.get(key) for key in keys}
+    if isinstance(layer, ShardedLinear):
+        codes, scale, zero = [*tensors.values(), None][:3]
+        whole = QMatrix(codes, scale, zero, cols, layer.scheme.bits, layer.scheme.group_size)  # type: ignore[arg-type]
+        parts = layer.cut(whole, layer.mesh.get_local_rank(), layer.mesh.size())
+        tensors = dict(zip(keys, parts, strict=False))
+    return replace(source, get=tensors.__getitem__)

@@ -129,11 +129,12 @@ def rebuild(model: nn.Module, config: Config, source: Source) -> None:
     for name, layer in layers.items():
         origin = stored_in[name]
         if origin not in held:
-            held[origin] = _read_packed(origin, layer, source)
+            held[origin] = read_packed(origin, layer, source)
         layer.hold(*held[origin])
 
 
-def _read_packed(name: str, layer: PackedWeight, source: Source) -> tuple[storage.Held, Tensor]:
+def read_packed(name: str, layer: PackedWeight, source: Source) -> tuple[storage.Held, Tensor]:
+    """What `layer` is to hold, from its canonical tensors in `source`, and what it computes like."""
     parts = {part: source.get(join(name, part)) for part in layer.stored_names()}
     # codes are packed from where they lie; in a mapped file the rest might lie at an odd address
     parts = {part: t if part == "weight_packed" else t.clone() for part, t in parts.items()}

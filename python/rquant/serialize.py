@@ -5,9 +5,11 @@ header's metadata holds `rquant`, the configuration in JSON, and `rquant_sha256`
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,15 +77,22 @@ def load(path: PathLike, model: nn.Module) -> nn.Module:
     Layers come frozen and packed for this CPU; tensors are read one at a time. Raises ValueError, naming file and tensor,
     for a file that is damaged, of a newer format or not of this model; the skeleton is then not to be used.
     """
+    with opened(path) as (config, source):
+        rebuild(model, config, source)
+    return model
+
+
+@contextlib.contextmanager
+def opened(path: PathLike) -> Iterator[tuple[Config, Source]]:
+    """What a file describes, and its tensors as views of it for as long as it is open. Raises ValueError as `load`."""
     path = Path(path)
     reader = Reader(path)
     try:
         config = _config(path, reader)
         shapes = {name: shape for name, (_, shape) in reader.table.items()}
-        rebuild(model, config, Source(shapes, reader.view, f"{path}: "))
+        yield config, Source(shapes, reader.view, f"{path}: ")
     finally:
         reader.close()
-    return model
 
 
 def _config(path: Path, reader: Reader) -> Config:

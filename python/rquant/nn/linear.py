@@ -106,8 +106,10 @@ class Linear(PackedWeight, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x @ weight.T + bias`."""
-        parameters = self._parameters  # faster than `self.bias`, but who shards parameters may have taken it out
-        return self.multiply(x, parameters["bias"] if "bias" in parameters else self.bias)
+        parameters = self._parameters
+        # `self.bias` is slow; but FSDP may have taken the parameter out of the dict and put a tensor in its place
+        bias = parameters["bias"] if "bias" in parameters else self.bias  # noqa: SIM401
+        return self.multiply(x, bias)
 
     def multiply(self, x: Tensor, bias: Tensor | None, scale: Tensor | None = None) -> Tensor:
         """`x @ weight.T + bias` with any bias, and of a frozen layer by ready-made activation scales if there are any.
