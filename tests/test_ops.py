@@ -8,6 +8,7 @@ from torch.library import opcheck
 import rquant
 from rquant import _native, _ops
 from rquant._backends import reference
+from rquant._backends.elsewhere import only_on_cpu
 
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 
@@ -142,7 +143,7 @@ def test_export_and_trace():
 def test_a_tensor_elsewhere_is_named():
     layer = rquant.Linear.from_float(nn.Linear(8, 4))
     with pytest.raises(ValueError, match="x: expected a tensor on cpu, where the weight is, got meta"):
-        _ops._elsewhere(torch.zeros(1, 8, device="meta"), layer.held["_panels"])
+        only_on_cpu(torch.zeros(1, 8, device="meta"), layer.held["_panels"])
 
 
 INTEGER_PRODUCT = """

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.library import Library, register_fake
 
 from ._backends import cpu, reference
+from ._backends.elsewhere import on_any_device, only_on_cpu
 
 _WEIGHT = "Tensor codes, Tensor scale, Tensor? zero_point"
 _library = Library("rquant", "DEF")
@@ -20,12 +21,9 @@ def _define(name: str, schema: str, shape, *, on_cpu=None, elsewhere=None) -> No
     if on_cpu is not None:
         _library.impl(name, on_cpu, "CPU")
     if elsewhere is not None:
-        _library.impl(name, elsewhere, "CompositeExplicitAutograd")
+        kernel = elsewhere if elsewhere is only_on_cpu else on_any_device(elsewhere)
+        _library.impl(name, kernel, "CompositeExplicitAutograd")
     register_fake(f"rquant::{name}", shape, lib=_library)
-
-
-def _elsewhere(x: Tensor, panels: Tensor, *_: object) -> Tensor:
-    raise ValueError(f"x: expected a tensor on {panels.device}, where the weight is, got {x.device}")
 
 
 # `scale`: activation scales that are known before (of a row whose other part lies elsewhere, or calibrated); else a row's
@@ -41,13 +39,13 @@ def _linear_shape(x: Tensor, panels: Tensor, bias: Tensor | None, k: int, n: int
 
 
 # The native kernel leaves to the Python one whatever is unusual; a torch too old for the native one has only that.
-_define("linear_python", _LINEAR, _linear_shape, on_cpu=cpu.linear, elsewhere=_elsewhere)
+_define("linear_python", _LINEAR, _linear_shape, on_cpu=cpu.linear, elsewhere=only_on_cpu)
 _define(
     "linear",
     _LINEAR,
     _linear_shape,
     on_cpu=None if cpu.register_linear() else cpu.linear,
-    elsewhere=_elsewhere,
+    elsewhere=only_on_cpu,
 )
 _define(
     "linear_canonical",
@@ -69,7 +67,7 @@ _define(
     "(Tensor ids, Tensor panels, int dim, ScalarType dtype) -> Tensor",
     lambda ids, panels, dim, dtype: ids.new_empty((*ids.shape, dim), dtype=dtype),
     on_cpu=cpu.embedding,
-    elsewhere=_elsewhere,
+    elsewhere=only_on_cpu,
 )
 _define(
     "embedding_canonical",
@@ -82,7 +80,7 @@ _define(
     "(Tensor a, Tensor panels, int out_features) -> Tensor",
     lambda a, panels, n: a.new_empty((a.shape[0], n), dtype=torch.int32),
     on_cpu=cpu.gemm_i32,
-    elsewhere=_elsewhere,
+    elsewhere=only_on_cpu,
 )
 _define(
     "dequantize",

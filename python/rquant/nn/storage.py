@@ -46,7 +46,7 @@ def empty(shape: tuple[int, int], scheme: Scheme) -> QMatrix:
 def hold(q: QMatrix, device: torch.device, panels: Tensor | None = None) -> Held:
     """What a layer on `device` holds for `q`; `panels` are overwritten if they have the right size."""
     if device.type == "cpu":
-        packed = _native.pack(q.map(Tensor.contiguous), panels)
+        packed = _native.pack(q.map(lambda t: t.to(device).contiguous()), panels)
         if panels is not None and packed is panels and not panels.is_inference():
             increment_version(panels)
         return {PANELS: packed}
@@ -59,9 +59,20 @@ def reload(held: Held, q: QMatrix, device: torch.device) -> Held:
     source = next(iter(held.values()), None)
     if source is None or PANELS in held:
         return hold(q, device, held.get(PANELS))
+    given = dict(zip(CANONICAL, q[:3], strict=True))
+    if device.type != "cpu" and all(_takes(t, given[name], device) for name, t in held.items()):
+        for name, tensor in held.items():
+            tensor.copy_(given[name])  # type: ignore[arg-type]
+        return held
     loaded = hold(q, device, became(source, device).get(PANELS))
     note(source, device, loaded)
     return loaded
+
+
+def _takes(tensor: Tensor, value: Tensor | None, device: torch.device) -> bool:
+    if value is None or tensor.is_inference():
+        return False
+    return (tensor.device, tensor.dtype, tensor.shape) == (device, value.dtype, value.shape)
 
 
 def canonical(held: Held, cols: int, scheme: Scheme) -> QMatrix:
