@@ -4,66 +4,76 @@ The gradient of rounding is taken as 1 inside the range and 0 where an element w
 (Bengio et al. 2013, <https://arxiv.org/abs/1308.3432>).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.library import Library, register_autograd, register_fake
 
 from . import _ops
+
+_library = Library("rquant", "FRAGMENT")
 
 
 def _to_bias(grad: Tensor, needed: bool) -> Tensor | None:
     return grad.reshape(-1, grad.shape[-1]).sum(0) if needed else None
 
 
-class PackedLinear(Function):
-    """`linear` on panels: gradients to x and bias. The weight is integers and has none."""
+def _differentiable(op: Any, kernel: Callable[..., Any], keep: Callable[..., Any], backward: Any) -> Any:
+    """An op like `op`, computed by `kernel`, that has a gradient: an op, so that traced and exported programs have it too.
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        panels: Tensor,
-        bias: Tensor | None,
-        k: int,
-        n: int,
-        integer: bool,
-        scale: Tensor | None,
-    ) -> Tensor:
-        ctx.panels, ctx.sizes = panels, (n, k)
-        return _ops.checked_linear(x, panels, bias, k, n, integer, scale)
+    `keep(ctx, inputs, output)` saves what `backward(ctx, grad)` needs. For functorch it is a Function, which torch wants then.
+    """
+    name, arguments = f"{op._opname}_differentiable", str(op._schema).partition("(")[2]
+    _library.define(f"{name}({arguments.replace('=None', '')}", tags=(torch.Tag.pt2_compliant_tag,))
+    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    register_fake(f"rquant::{name}", op, lib=_library)
+    register_autograd(f"rquant::{name}", backward, setup_context=keep, lib=_library)
+    differentiable = getattr(torch.ops.rquant, name).default
+    parts = {"forward": kernel, "setup_context": keep, "backward": backward}
+    function: Any = type(
+        name, (Function,), {"generate_vmap_rule": True, **{k: staticmethod(f) for k, f in parts.items()}}
+    )
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        to_x = to_bias = None
-        if ctx.needs_input_grad[0]:
-            to_x = grad @ _ops.dequantize(ctx.panels, *ctx.sizes, grad.dtype)
-        to_bias = _to_bias(grad, ctx.needs_input_grad[2])
-        return to_x, None, to_bias, None, None, None, None
+    def call(*arguments: Any) -> Tensor:
+        transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+        return function.apply(*arguments) if transformed else differentiable(*arguments)  # type: ignore[no-any-return]
+
+    return call
 
 
-class CanonicalLinear(Function):
-    """`linear_canonical`, for devices that have no panels."""
+def _keep_panels(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, panels, _, k, n, _, _ = inputs
+    ctx.save_for_backward(panels)
+    ctx.sizes = n, k
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: tuple[Any, ...],
-        bias: Tensor | None,
-        integer: bool,
-        scale_of_x: Tensor | None,
-    ) -> Tensor:
-        codes, scale, zero, k, bits, group = ctx.weight = weight
-        return _ops.linear_canonical(x, codes, scale, zero, bias, k, bits, group, integer, scale_of_x)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        to_x = None
-        if ctx.needs_input_grad[0]:
-            to_x = grad @ _ops.dequantize_canonical(*ctx.weight, grad.dtype)
-        return to_x, None, _to_bias(grad, ctx.needs_input_grad[2]), None, None
+def _from_panels(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    (panels,) = ctx.saved_tensors
+    to_x = grad @ _ops.dequantize(panels, *ctx.sizes, grad.dtype) if ctx.needs_input_grad[0] else None
+    return to_x, None, _to_bias(grad, ctx.needs_input_grad[2]), None, None, None, None
+
+
+def _keep_canonical(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, codes, scale, zero, _, *sizes, _, _ = inputs
+    ctx.save_for_backward(codes, scale, zero)
+    ctx.sizes = sizes
+
+
+def _from_canonical(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    to_x = None
+    if ctx.needs_input_grad[0]:
+        to_x = grad @ _ops.dequantize_canonical(*ctx.saved_tensors, *ctx.sizes, grad.dtype)
+    return to_x, None, None, None, _to_bias(grad, ctx.needs_input_grad[4]), *(None,) * 5
+
+
+# Gradients to x and bias. The weight is integers and has none.
+linear = _differentiable(_ops.linear, _ops.checked_linear, _keep_panels, _from_panels)
+linear_canonical = _differentiable(
+    _ops.linear_canonical, _ops.linear_canonical, _keep_canonical, _from_canonical
+)
 
 
 class UnfrozenLinear(Function):

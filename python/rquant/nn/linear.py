@@ -119,13 +119,13 @@ class Linear(PackedWeight, nn.Linear):
         buffers = self._buffers
         grad = torch.is_grad_enabled()
         grad_of_inputs = grad and (x.requires_grad or (bias is not None and bias.requires_grad))
+        # a trace is checked without gradients and may be run with them: it has one op for both
+        differentiable = grad_of_inputs or torch._C._is_tracing()
         integer = self.activations is not None
         if storage.PANELS in buffers:
             panels = buffers[storage.PANELS]
-            if grad_of_inputs:
-                return _autograd.PackedLinear.apply(
-                    x, panels, bias, self.in_features, self.out_features, integer, scale
-                )  # type: ignore[no-any-return]
+            if differentiable:
+                return _autograd.linear(x, panels, bias, self.in_features, self.out_features, integer, scale)  # type: ignore[no-any-return]
             return _ops.checked_linear(x, panels, bias, self.in_features, self.out_features, integer, scale)  # type: ignore[no-any-return]
         if not self.frozen:
             weight = self.weight
@@ -134,8 +134,8 @@ class Linear(PackedWeight, nn.Linear):
                 return _autograd.UnfrozenLinear.apply(x, weight, bias, arguments, integer)  # type: ignore[no-any-return]
             return _ops.linear_unfrozen(x, weight, bias, *arguments, integer)  # type: ignore[no-any-return]
         codes, scales, zero, *sizes = self.canonical()
-        if grad_of_inputs:
-            return _autograd.CanonicalLinear.apply(x, (codes, scales, zero, *sizes), bias, integer, scale)  # type: ignore[no-any-return]
+        if differentiable:
+            return _autograd.linear_canonical(x, codes, scales, zero, bias, *sizes, integer, scale)  # type: ignore[no-any-return]
         return _ops.linear_canonical(x, codes, scales, zero, bias, *sizes, integer, scale)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
