@@ -50,6 +50,8 @@ PYTHON = {
     "model": _OPS | {"nn", "report", "rules", "selection"},
     "modelmap": _OPS | {"nn"},
     "serialize": {"_rquant", "modelmap", "nn", "safetensors_file"},
+    "cli": {"", "_native", "_rquant", "info", "numpy", "qtypes"},  # the top of all: only __main__ imports it
+    "__main__": {"cli"},
 }
 
 
