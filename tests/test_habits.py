@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "python/rquant"
 WITHOUT_TORCH = {"_threads", "qtypes", "scheme", "info", "_native", "numpy"}
+WITHOUT_TORCH |= {"safetensors_header", "checkpoint", "configuration"}
 
 
 def files() -> dict[Path, str]:

@@ -235,6 +235,12 @@ def unpack(panels: Array) -> QMatrix:
     return QMatrix(codes, scale, zero, k, bits, group)
 
 
+def has_wide_scales(panels: Array) -> bool:
+    """Whether `unpack` gives float32 scales."""
+    info = _rquant.packed_info(_typed(panels, "panels", "uint8"), panels.shape[0])
+    return info[4] == _rquant.FLOAT32
+
+
 def is_native(panels: Array) -> bool:
     """Whether this machine's kernel reads these panels as they are."""
     return _rquant.packed_is_native(_typed(panels, "panels", "uint8"), panels.shape[0])

@@ -193,7 +193,11 @@ def load(
         def sizes_only(name: str) -> Tensor:
             return source.get(name).to("meta") if name in later else source.get(name)
 
-        rebuild(model, config, replace(source, get=sizes_only))
+        def verify(name: str) -> None:  # the others once they are read
+            if name not in later:
+                source.verify(name)
+
+        rebuild(model, config, replace(source, get=sizes_only, verify=verify))
         shapes = {name: layer.weight_shape for name, layer in frozen_layers(model).items()}
         parallel.parallelize_module(model, device_mesh, parallelize_plan)
         for name, layer in frozen_layers(model).items():

@@ -75,16 +75,21 @@ def describe(model: nn.Module) -> Config:
 
 @dataclass
 class Source:
-    """Where tensors come from: their shapes by name, `get` a view of one, and `label` to begin errors with."""
+    """Where tensors come from: their shapes by name, `get` a view of one, and what is said of each.
+
+    `label(name)` begins errors about a tensor, or with "" about all. `verify(name)` raises ValueError for one that is not
+    what was written; it comes after the checks of values, which can say more.
+    """
 
     shapes: dict[str, tuple[int, ...]]
     get: Callable[[str], Tensor]
-    label: str = ""
+    label: Callable[[str], str]
     device: torch.device | None = None
+    verify: Callable[[str], None] = lambda name: None
 
-    def error(self, message: object) -> ValueError:
+    def error(self, message: object, tensor: str = "") -> ValueError:
         """One line that says where and what."""
-        return ValueError(f"{self.label}{message}")
+        return ValueError(f"{self.label(tensor)}{message}")
 
     def copy(self, name: str, finite: bool) -> Tensor:
         """The tensor in memory of its own, on `device`. With `finite`, ValueError for NaN or infinity."""
@@ -93,7 +98,8 @@ class Source:
             try:
                 ranges(copied.cpu().reshape(1, -1), -1)
             except NotFinite as bad:
-                raise self.error(bad.named(name, copied.shape)) from None
+                raise self.error(bad.named(name, copied.shape), name) from None
+        self.verify(name)
         return copied if self.device is None else copied.to(self.device)
 
 
@@ -118,7 +124,9 @@ def rebuild(model: nn.Module, config: Config, source: Source) -> None:
     for name, tensor, owner in slots:
         stored, key = first.get(name, name), name.rpartition(".")[2]
         if source.shapes[stored] != tensor.shape:
-            raise source.error(f"{stored}: expected shape {tuple(tensor.shape)}, got {source.shapes[stored]}")
+            raise source.error(
+                f"{stored}: expected shape {tuple(tensor.shape)}, got {source.shapes[stored]}", stored
+            )
         parameter = isinstance(tensor, nn.Parameter)
         if stored not in made:  # masks, which are buffers, may hold infinities
             made[stored] = source.copy(stored, finite=parameter)
@@ -141,7 +149,9 @@ def read_packed(name: str, layer: PackedWeight, source: Source) -> tuple[storage
     try:
         q = storage.checked(parts, join(name, ""), layer.weight_shape, layer.scheme)
     except ValueError as error:
-        raise source.error(error) from None
+        raise source.error(error, join(name, "weight_packed")) from None
+    for part in parts:
+        source.verify(join(name, part))
     device = source.device or q.codes.device
     return storage.hold(q, device), layer.compute_like.new_empty(0, device=device)
 

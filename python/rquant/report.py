@@ -149,7 +149,7 @@ def rows_of(tree: Tree, targets: list[Target], wide: list[bool], kept: dict[str,
         seen.update(id(p) for p in own.values())
         before = after = floats = sum(p.nbytes for p in new.values())
         if isinstance(module, PackedWeight):
-            before = after = before + (module.frozen and module.canonical().nbytes)
+            before = after = before + (module.frozen and module.canonical_like().nbytes)
         if not own and not isinstance(module, PackedWeight):
             continue
         notes, stored = [], None

@@ -1,20 +1,21 @@
-"""A safetensors file, written one tensor at a time and put in place whole, read as views of the mapped file.
-
-Format: 8 bytes header length (little endian), a JSON header, the tensors' bytes
-(<https://github.com/huggingface/safetensors#format>).
-"""
+"""A safetensors file, written one layer at a time and put in place whole, read as views of the mapped file."""
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from .checkpoint import open_checkpoint
+from .safetensors_header import CHECKSUMS, Header, Spec, layout
 
 _NAMES = {
     torch.float64: "F64",
@@ -42,58 +43,70 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor to write: what it will be, and `get` to make it when its turn comes."""
+    """Tensors that are made together: what they will be, and `get` to make them, in this order, when their turn comes."""
 
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    get: Callable[[], Tensor]
+    tensors: dict[str, Spec]
+    get: Callable[[], Sequence[Tensor]]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], get: Callable[[], Sequence[Tensor]]) -> "Entry":
+        """`tensors` may be on the meta device. Raises ValueError, naming it, for a dtype the format lacks."""
+        specs = {}
+        for name, tensor in tensors.items():
+            try:
+                specs[name] = Spec(dtype_name(tensor.dtype), tuple(tensor.shape))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return cls(specs, get)
 
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
-        return self.dtype.itemsize * torch.Size(self.shape).numel()
+        return sum(spec.nbytes for spec in self.tensors.values())
 
 
-def write(path: Path, entries: list[Entry], metadata: dict[str, str]) -> None:
-    """Write `path` anew; on any failure the old file is as it was and nothing else is left.
+def write(path: Path, entries: Sequence[Entry], metadata: Mapping[str, str]) -> Header:
+    """Write `path` anew, with checksums; on any failure the old file is as it was and nothing else is left.
 
-    Raises ValueError for a dtype the format lacks, OSError as the system does.
+    Each entry is made once, and let go before the next one is. Raises OSError as the system does.
     """
-    for entry in entries:
-        if entry.dtype not in _NAMES:
-            raise ValueError(f"{entry.name}: expected a dtype of safetensors, got {entry.dtype}")
-    # widest elements first: each tensor is then aligned to its element
-    entries = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
-    header: dict[str, object] = {"__metadata__": metadata}
-    at = 0
-    for entry in entries:
-        offsets = [at, at := at + entry.nbytes]
-        header[entry.name] = {
-            "dtype": _NAMES[entry.dtype],
-            "shape": list(entry.shape),
-            "data_offsets": offsets,
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with _replacing(path) as write_bytes:
-        write_bytes(len(text).to_bytes(8, "little") + text)
+    tensors = {name: spec for entry in entries for name, spec in entry.tensors.items()}
+    header = layout(tensors, metadata, checksums={})
+    sums: dict[str, str] = {}
+    with _replacing(path) as file:
         for entry in entries:
-            tensor = entry.get().detach().cpu().contiguous()
-            if tensor.dtype != entry.dtype or tuple(tensor.shape) != entry.shape:
-                raise ValueError(
-                    f"{entry.name}: expected {entry.dtype} {entry.shape}, got {tensor.dtype} {tuple(tensor.shape)}"
-                )
-            if tensor.numel():
-                write_bytes(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            for (name, spec), made in zip(entry.tensors.items(), entry.get(), strict=True):
+                tensor = made.detach().cpu().contiguous()
+                if (_NAMES.get(tensor.dtype), tuple(tensor.shape)) != (spec.dtype, spec.shape):
+                    raise ValueError(
+                        f"{name}: expected {spec.dtype} {spec.shape}, got {tensor.dtype} {tuple(tensor.shape)}"
+                    )
+                file.seek(header.start[name])
+                file.write(_bytes(tensor))
+                sums[name] = checksum(tensor)
+        header = layout(tensors, metadata, sums)
+        file.seek(0)
+        file.write(header.data)
+    return header
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    if not tensor.numel():
+        return memoryview(b"")
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data  # type: ignore[no-any-return]
+
+
+def checksum(tensor: Tensor) -> str:
+    """SHA-256 of a CPU tensor's bytes."""
+    return hashlib.sha256(_bytes(tensor)).hexdigest()
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Callable[[bytes | memoryview], object]]:
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb") as file:
-            yield file.write
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -103,23 +116,38 @@ def _replacing(path: Path) -> Iterator[Callable[[bytes | memoryview], object]]:
 
 
 class Reader:
-    """An open file. `table` maps names to (dtype as the file names it, shape)."""
+    """An open checkpoint, a file or several. `table` maps names to (dtype as the file names it, shape)."""
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
-        try:
-            self._file = safe_open(path, "pt").__enter__()
-            self.metadata: dict[str, str] = self._file.metadata() or {}
-            slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 (not a mapping)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
-        self.table = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+        self._checkpoint = open_checkpoint(path)
+        self.metadata = self._checkpoint.metadata
+        self.table = {name: (spec.dtype, spec.shape) for name, spec in self._checkpoint.tensors.items()}
+        self._files: dict[Path, Any] = {}
+        self._checksums: dict[str, str] = {}
+        for file, header in self._checkpoint.headers.items():
+            try:
+                self._checksums |= json.loads(header.metadata.get(CHECKSUMS, "{}"))
+                self._files[file] = safe_open(file, "pt").__enter__()
+            except (SafetensorError, OSError, ValueError, TypeError) as error:
+                self.close()
+                raise ValueError(f"{file}: not a whole safetensors file ({error})") from None
+
+    def file_of(self, name: str) -> Path:
+        """The file that a tensor is in; for a name that is in none, what was opened."""
+        return self._checkpoint.files.get(name, self._checkpoint.path)
 
     def view(self, name: str) -> Tensor:
         """The tensor, whose memory is the mapped file: copy what is to stay."""
-        return self._file.get_tensor(name)  # type: ignore[no-any-return]
+        return self._files[self.file_of(name)].get_tensor(name)  # type: ignore[no-any-return]
+
+    def verify(self, name: str) -> None:
+        """Raise ValueError if the tensor's bytes are not those that were written."""
+        if self._checksums.get(name) != checksum(self.view(name)):
+            raise ValueError(
+                f"{self.file_of(name)}: {name}: its bytes are not those that were saved (SHA-256)"
+            )
 
     def close(self) -> None:
         """Unmap, once the last view is gone."""
-        self._file.__exit__(None, None, None)
+        for file in self._files.values():
+            file.__exit__(None, None, None)

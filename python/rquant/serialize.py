@@ -1,14 +1,12 @@
-"""A quantized model in one safetensors file, or as a state dict beside a JSON map; back onto a float skeleton.
+"""A quantized model in safetensors files, or as a state dict beside a JSON map; back onto a float skeleton.
 
 Format 1: canonical tensors under their state dict names, each tied one once, non-persistent buffers under theirs; the
-header's metadata holds `rquant`, the configuration in JSON, and `rquant_sha256` over it and the table of tensors.
+metadata (of the file's header, or of the index of several files) holds `rquant`, the configuration in JSON, and
+`rquant_sha256` over it and the table of tensors. `checksums` in the configuration says that headers have one for each tensor.
 """
 
 import base64
 import contextlib
-import hashlib
-import json
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,64 +16,79 @@ import torch
 from torch import Tensor, nn
 
 from . import _rquant
+from .checkpoint import parse_size
+from .configuration import FORMAT, read_config, signed
 from .modelmap import Config, Source, describe, frozen_layers, is_persistent, join, named_tensors, rebuild
 from .nn import PackedWeight, storage
 from .safetensors_file import DTYPES, Entry, Reader, dtype_name, write
+from .safetensors_header import PathLike
+from .sharded import split, write_set
 
-FORMAT = 1
 LARGEST_IN_MAP = 64 * 1024
-PathLike = str | os.PathLike[str]
 
 
-def save(model: nn.Module, path: PathLike) -> None:
+def save(model: nn.Module, path: PathLike, max_shard_size: int | str | None = None) -> None:
     """Write the frozen model to `path`, a safetensors file, whole or not at all.
+
+    With `max_shard_size` (bytes, or as in "5GB"), or where `path` is a directory: `model.safetensors` in that directory, or
+    shards of at most this size (a layer or tensor that is larger has one of its own) and `model.safetensors.index.json`.
+    No more than one layer is unpacked at a time.
 
     Raises ValueError for a layer that is not frozen, or state other than tensors.
     """
+    path = Path(path)
+    limit = None if max_shard_size is None else parse_size(max_shard_size, "max_shard_size")
+    if limit is not None and path.is_file():
+        raise ValueError(f"path: expected a directory, as max_shard_size is given, got the file {path}")
+    config, entries = _described(model)
+    table = {name: (spec.dtype, spec.shape) for entry in entries for name, spec in entry.tensors.items()}
+    metadata = {"format": "pt", **signed(config, table)}
+    if limit is None and not path.is_dir():
+        write(path, entries, metadata)
+    else:
+        write_set(path, [entries] if limit is None else split(entries, limit), metadata)
+
+
+def _described(model: nn.Module) -> tuple[Config, list[Entry]]:
+    """The configuration of a frozen model, and what is to be written of it."""
     for name, module in model.named_modules():
         if isinstance(module, PackedWeight) and not module.frozen:
             raise ValueError(
                 f"{name or 'model'}: expected a frozen layer; call rquant.freeze(model) before saving"
             )
-    config = {"format": FORMAT, "rquant": _rquant.__version__, **describe(model), "buffers": []}
+    config = {**describe(model), "buffers": []}
     repeated = {name for names in config["ties"] for name in names[1:]}
     entries = []
     for name, tensor, owner in named_tensors(model):
         if name not in repeated:
-            entries.append(Entry(name, tensor.dtype, tuple(tensor.shape), partial(Tensor.detach, tensor)))
+            entries.append(Entry.of({name: tensor}, partial(_alone, tensor)))
         if not is_persistent(name, owner):
             config["buffers"].append(name)
     for name, layer in frozen_layers(model).items():
         if join(name, "weight") not in repeated:
-            entries += _packed_entries(name, layer)
-    table = {entry.name: (dtype_name(entry.dtype), entry.shape) for entry in entries}
-    text = json.dumps(config, sort_keys=True)
-    write(Path(path), entries, {"format": "pt", "rquant": text, "rquant_sha256": _digest(text, table)})
+            entries.append(_packed_entry(name, layer))
+    return config, entries
 
 
-def _packed_entries(name: str, layer: PackedWeight) -> list[Entry]:
-    # unpacked once to learn the sizes and once for each tensor, so that no more than one weight is ever held
-    def part(i: int) -> Tensor:
-        return layer.canonical()[i]  # type: ignore[return-value]
-
-    sizes = zip(storage.CANONICAL, layer.canonical()[:3], strict=True)
-    return [
-        Entry(join(name, key), t.dtype, tuple(t.shape), partial(part, i))
-        for i, (key, t) in enumerate(sizes)
-        if t is not None
-    ]
+def _alone(tensor: Tensor) -> list[Tensor]:
+    return [tensor]
 
 
-def _digest(config: str, table: dict[str, tuple[str, tuple[int, ...]]]) -> str:
-    rows = sorted((name, dtype, list(shape)) for name, (dtype, shape) in table.items())
-    return hashlib.sha256(json.dumps([config, rows]).encode()).hexdigest()
+def _packed_entry(name: str, layer: PackedWeight) -> Entry:
+    sizes = {
+        join(name, key): like
+        for key, like in zip(storage.CANONICAL, layer.canonical_like()[:3], strict=True)
+        if like is not None
+    }
+    return Entry.of(sizes, lambda: [tensor for tensor in layer.canonical()[:3] if tensor is not None])
 
 
 def load(path: PathLike, model: nn.Module) -> nn.Module:
     """Make `model`, the float skeleton (best built under `torch.device("meta")`), the model that was saved; returns it.
 
-    Layers come frozen and packed for this CPU; tensors are read one at a time. Raises ValueError, naming file and tensor,
-    for a file that is damaged, of a newer format or not of this model; the skeleton is then not to be used.
+    `path`: a file, or the directory or index of several. Layers come frozen and packed for this CPU; tensors are read one at
+    a time. Raises ValueError, naming file and tensor, for files that are damaged, of a newer format, not of one save or not
+    of this model; the skeleton is then not to be used.
     """
     with opened(path) as (config, source):
         rebuild(model, config, source)
@@ -88,29 +101,14 @@ def opened(path: PathLike) -> Iterator[tuple[Config, Source]]:
     path = Path(path)
     reader = Reader(path)
     try:
-        config = _config(path, reader)
+        config = read_config(path, reader.metadata, reader.table)
         shapes = {name: shape for name, (_, shape) in reader.table.items()}
-        yield config, Source(shapes, reader.view, f"{path}: ")
+        source = Source(shapes, reader.view, lambda name: f"{reader.file_of(name)}: ")
+        if config.get("checksums"):
+            source.verify = reader.verify
+        yield config, source
     finally:
         reader.close()
-
-
-def _config(path: Path, reader: Reader) -> Config:
-    if "rquant" not in reader.metadata:
-        raise ValueError(f"{path}: expected a file written by rquant.save, got one without its metadata")
-    try:
-        config = json.loads(reader.metadata["rquant"])
-        version = config["format"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: the configuration in the header is damaged") from None
-    if isinstance(version, int) and version > FORMAT:
-        raise ValueError(
-            f"{path}: expected format {FORMAT} or older, got format {version} (written by rquant "
-            f"{config.get('rquant')}; this is rquant {_rquant.__version__})"
-        )
-    if _digest(reader.metadata["rquant"], reader.table) != reader.metadata.get("rquant_sha256"):
-        raise ValueError(f"{path}: the header is damaged: its checksum does not fit")
-    return config  # type: ignore[no-any-return]
 
 
 def quantization_map(model: nn.Module) -> Config:
@@ -153,7 +151,9 @@ def requantize(
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     chosen = None if device is None else torch.device(device)
     rebuild(
-        model, quantization_map, Source(shapes, lambda name: tensors[name].detach(), "state_dict: ", chosen)
+        model,
+        quantization_map,
+        Source(shapes, lambda name: tensors[name].detach(), lambda name: "state_dict: ", chosen),
     )
     return model
 

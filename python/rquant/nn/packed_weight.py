@@ -108,6 +108,10 @@ class PackedWeight(nn.Module):
         """The frozen weight in canonical form; unpacked anew on CPU."""
         return storage.canonical(self.held, self.weight_shape[1], self.scheme)
 
+    def canonical_like(self) -> QMatrix:
+        """`canonical` on the meta device: sizes and dtypes, nothing unpacked."""
+        return storage.canonical_like(self.held, self.weight_shape, self.scheme)
+
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight `[n, k]` that the layer computes with, in float; by default of the compute dtype."""
         dtype = dtype or self.compute_like.dtype

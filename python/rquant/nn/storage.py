@@ -83,6 +83,17 @@ def canonical(held: Held, cols: int, scheme: Scheme) -> QMatrix:
     return QMatrix(codes, scale, zero, cols, scheme.bits, scheme.group_size)
 
 
+def canonical_like(held: Held, shape: tuple[int, int], scheme: Scheme) -> QMatrix:
+    """`canonical` on the meta device: sizes and dtypes, nothing unpacked."""
+    q = empty(shape, scheme)
+    wide = (
+        _native.has_wide_scales(held[PANELS])
+        if PANELS in held
+        else held["weight_scale"].dtype == torch.float32
+    )
+    return q._replace(scale=q.scale.float()) if wide else q
+
+
 def dequantize(held: Held, shape: tuple[int, int], scheme: Scheme, dtype: torch.dtype) -> Tensor:
     """The float weight `[n, k]`."""
     # float64 and the like are not the kernels': exact from float32
