@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "python/rquant"
 WITHOUT_TORCH = {"_threads", "qtypes", "scheme", "info", "_native", "numpy"}
-WITHOUT_TORCH |= {"safetensors_header", "checkpoint", "configuration"}
+WITHOUT_TORCH |= {"safetensors_header", "checkpoint", "configuration", "contents", "streaming", "sync"}
 
 
 def files() -> dict[Path, str]:

@@ -55,7 +55,10 @@ class NotFinite(ValueError):
         return ValueError(f"{name}: expected finite numbers, got NaN or infinity at {at}")
 
 
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+"""numpy has no bfloat16; an array of this dtype is taken for one."""
 _FLOATS = {"float32": _rquant.FLOAT32, "float16": _rquant.FLOAT16, "bfloat16": _rquant.BFLOAT16}
+_FLOATS[str(BFLOAT16)] = _rquant.BFLOAT16
 _known: dict[Any, int] = {}
 
 

@@ -32,12 +32,13 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Headers by file, the file of each tensor, and the metadata: a file's own, or the index's."""
+    """Headers by file, the file of each tensor, the metadata (a file's own, or the index's), and the index if there is one."""
 
     path: Path
     headers: dict[Path, Header]
     files: dict[str, Path]
     metadata: dict[str, Any]
+    index: Path | None = None
 
     @property
     def tensors(self) -> dict[str, Spec]:
@@ -99,7 +100,7 @@ def _open_set(path: Path, index: Path) -> Checkpoint:
     total = sum(spec.nbytes for header in headers.values() for spec in header.tensors.values())
     if digests is not None and metadata["total_size"] != total:
         raise ValueError(f"{index}: expected total_size {total}, got {metadata['total_size']}")
-    return Checkpoint(path, headers, files, metadata)
+    return Checkpoint(path, headers, files, metadata, index)
 
 
 def index_text(headers: Mapping[str, Header], metadata: Mapping[str, str]) -> str:

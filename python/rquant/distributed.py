@@ -185,7 +185,7 @@ def load(
     `model`: the float skeleton, best built under `torch.device("meta")`. A tied weight is first loaded whole. Raises what
     both raise.
     """
-    with opened(path) as (config, source):
+    with opened(path, model) as (config, source):
         tied = {name for names in config["ties"] for name in names}
         alone = [name for name in config["modules"] if join(name, "weight") not in tied]
         later = {join(name, part) for name in alone for part in storage.CANONICAL}

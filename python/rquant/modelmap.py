@@ -106,11 +106,13 @@ class Source:
 def rebuild(model: nn.Module, config: Config, source: Source) -> None:
     """Give `model` the modules and tensors of the described one; every tensor must be there and none be left over.
 
+    Tensors that the configuration's `own` names stay the model's.
+
     Raises ValueError that names the first tensor or module that does not fit; the model is then half changed.
     """
     first = {name: names[0] for names in config["ties"] for name in names}
     _replace_modules(model, config, first, source)
-    slots = list(named_tensors(model))
+    slots = [slot for slot in named_tensors(model) if slot[0] not in config.get("own", ())]
     layers = frozen_layers(model)
     stored_in = {
         name: first.get(join(name, "weight"), join(name, "weight"))[: -len(".weight")] for name in layers

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from . import _rquant
 from .checkpoint import parse_size
+from .completion import completed
 from .configuration import FORMAT, read_config, signed
 from .modelmap import Config, Source, describe, frozen_layers, is_persistent, join, named_tensors, rebuild
 from .nn import PackedWeight, storage
@@ -65,6 +66,9 @@ def _described(model: nn.Module) -> tuple[Config, list[Entry]]:
         if not is_persistent(name, owner):
             config["buffers"].append(name)
     for name, layer in frozen_layers(model).items():
+        config["modules"][name]["shape"] = list(
+            layer.weight_shape
+        )  # rows are padded: the tensors do not tell
         if join(name, "weight") not in repeated:
             entries.append(_packed_entry(name, layer))
     return config, entries
@@ -87,17 +91,18 @@ def load(path: PathLike, model: nn.Module) -> nn.Module:
     """Make `model`, the float skeleton (best built under `torch.device("meta")`), the model that was saved; returns it.
 
     `path`: a file, or the directory or index of several. Layers come frozen and packed for this CPU; tensors are read one at
-    a time. Raises ValueError, naming file and tensor, for files that are damaged, of a newer format, not of one save or not
+    a time. What `rquant quantize` made of a checkpoint knows neither ties nor non-persistent buffers: the skeleton's hold, and
+    the latter must not be on meta. Raises ValueError, naming file and tensor, for files that are damaged, of a newer format, not of one save or not
     of this model; the skeleton is then not to be used.
     """
-    with opened(path) as (config, source):
+    with opened(path, model) as (config, source):
         rebuild(model, config, source)
     return model
 
 
 @contextlib.contextmanager
-def opened(path: PathLike) -> Iterator[tuple[Config, Source]]:
-    """What a file describes, and its tensors as views of it for as long as it is open. Raises ValueError as `load`."""
+def opened(path: PathLike, model: nn.Module) -> Iterator[tuple[Config, Source]]:
+    """What files say of `model`, and their tensors as views for as long as they are open. Raises ValueError as `load`."""
     path = Path(path)
     reader = Reader(path)
     try:
@@ -106,6 +111,8 @@ def opened(path: PathLike) -> Iterator[tuple[Config, Source]]:
         source = Source(shapes, reader.view, lambda name: f"{reader.file_of(name)}: ")
         if config.get("checksums"):
             source.verify = reader.verify
+        if config.get("from") == "state_dict":
+            config = completed(config, model, source)
         yield config, source
     finally:
         reader.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .checkpoint import INDEX, SINGLE, index_text, shard_name
 from .safetensors_file import Entry, write
+from .sync import sync
 
 
 def split(entries: Sequence[Entry], limit: int) -> list[list[Entry]]:
@@ -63,12 +64,3 @@ def write_set(directory: Path, shards: Sequence[Sequence[Entry]], metadata: Mapp
         if made:
             with contextlib.suppress(OSError):  # not empty: it was saved
                 directory.rmdir()
-
-
-def sync(path: Path) -> None:
-    """Have the system write a file, or the names in a directory, to disk. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

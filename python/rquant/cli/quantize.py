@@ -1,0 +1,120 @@
+"""`rquant quantize IN OUT`: a float checkpoint to a quantized one, one tensor in memory at a time."""
+
+import argparse
+from typing import Any
+
+from ..scheme import Scheme
+from ..streaming import Summary, Wish, quantize_checkpoint
+
+_DESCRIPTION = """Quantize the weights of a safetensors file, or of a Hugging Face directory with its config and tokenizer.
+
+One tensor is in memory at a time. OUT appears whole at the end; until then what is done lies in OUT.partial, and the same
+command goes on after an interruption.
+
+Without the model, names and shapes tell what a weight is: every float matrix called *.weight. Left float unless
+--include or --rule names them are embeddings (embed_tokens, wte, word_embeddings, ...) and routers (gate, router)."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the arguments."""
+    parser = subparsers.add_parser(
+        "quantize",
+        help="a float checkpoint to a quantized one, in little memory",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", metavar="IN", help="a .safetensors file or a directory that holds them")
+    parser.add_argument("output", metavar="OUT", help="a file or directory, as IN is; must not exist")
+    parser.add_argument("--weights", default="int8", choices=("int8", "int4", "int2"), help="default: int8")
+    parser.add_argument("--activations", choices=("int8",), help="integer arithmetic; default: weight-only")
+    parser.add_argument(
+        "--group-size",
+        type=_group_size,
+        metavar="N",
+        help="weights that share a scale; -1: a whole row; default: int8 -1, int4 64, int2 32",
+    )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--symmetric", action="store_true", default=None, help="no zero points (default for int8)"
+    )
+    kind.add_argument(
+        "--affine", action="store_false", dest="symmetric", help="zero points (default for int4, int2)"
+    )
+    pattern = {"nargs": "+", "action": "extend", "default": [], "metavar": "GLOB"}
+    parser.add_argument("--include", **pattern, help="only these modules, and all inside them; `re:...` too")
+    parser.add_argument("--exclude", **pattern, help="leave these float")
+    parser.add_argument(
+        "--rule",
+        type=_rule,
+        action="append",
+        default=[],
+        metavar="GLOB=SCHEME",
+        help="another scheme for some; the first rule that matches holds: 'lm_head=int8', '*.down_proj=int4:32:symmetric', "
+        "'*.gate=float'",
+    )
+    parser.add_argument(
+        "--transposed", **pattern, help="weights that are [in, out]; GPT-2's are known by config.json"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _group_size(text: str) -> int:
+    try:
+        return Scheme.resolve("int8", int(text)).group_size
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected -1 (per channel) or an integer >= 1, got {text!r}"
+        ) from None
+
+
+def _rule(text: str) -> tuple[str, Scheme | None]:
+    pattern, _, wanted = text.rpartition("=")
+    if not pattern:
+        raise argparse.ArgumentTypeError(f"expected GLOB=SCHEME, got {text!r}")
+    return pattern, None if wanted == "float" else _scheme(wanted)
+
+
+def _scheme(text: str) -> Scheme:
+    weights, *options = text.split(":")
+    arguments: dict[str, Any] = {}
+    try:
+        for option in options:
+            if option in ("symmetric", "affine"):
+                arguments["symmetric"] = option == "symmetric"
+            else:
+                arguments["group_size"] = int(option)
+        return Scheme.resolve(weights, **arguments)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected float, or int8, int4 or int2 with :GROUP_SIZE, :symmetric or :affine after it, got {text!r}"
+        ) from None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, and say what was done."""
+    wish = Wish(
+        Scheme.resolve(args.weights, args.group_size, args.symmetric),
+        args.activations,
+        include=tuple(args.include),
+        exclude=tuple(args.exclude),
+        rules=tuple(args.rule),
+        transposed=tuple(args.transposed),
+    )
+    try:
+        summary = quantize_checkpoint(args.input, args.output, wish, progress=not args.quiet)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on where this one was") from None
+    print(_told(summary))
+    return 0
+
+
+def _told(summary: Summary) -> str:
+    before, after = summary.bytes_before, summary.bytes_after
+    lines = [
+        f"{summary.out}: {len(summary.quantized)} weights quantized, {len(summary.kept)} tensors kept as they were",
+        f"{before / 1e9:.3f} GB -> {after / 1e9:.3f} GB ({before / max(after, 1):.2f}x smaller)",
+        f"{summary.seconds:.1f} s, {summary.moved / 1e9 / summary.seconds:.2f} GB/s",
+    ]
+    if summary.resumed:
+        lines[-1] += f"; {summary.resumed / 1e9:.3f} GB were done before"
+    return "\n".join(lines)
