@@ -71,6 +71,7 @@ PYTHON = {
         "modelmap",
         "nn",
         "checkpoint",
+        "completion",
         "configuration",
         "safetensors_file",
         "safetensors_header",

@@ -89,7 +89,7 @@ class _Conversion:
                 module_of(name): {
                     "class": choice.kind,
                     **choice.scheme.to_dict(),
-                    "activations": wish.activations_name if choice.kind == "Linear" else None,
+                    "activations": wish.activations_name,  # of an embedding: for what is tied to it
                     "dtype": _NAMES[tensors[name].dtype],
                     "shape": list(choice.shape(tensors[name])),
                     "transposed": choice.transposed,
