@@ -15,7 +15,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo eval bench bench-kernels bench-models bench-peers test test-rust test-python lint format wheel clean
+.PHONY: help demo eval bench bench-kernels bench-models bench-peers bench-stream test test-rust test-python lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
@@ -45,6 +45,9 @@ bench-models: $(VENV)/.native | $(VENV)/.llama  ## two language models end to en
 bench-peers: $(PEERS)/.native  ## one layer at a time against every peer, in a venv of their own (ARGS="--threads 1" for a part)
 	$(PEERS)/bin/python benches/bench_linear.py $(ARGS)
 	$(PEERS)/bin/python benches/linear_table.py benches/results/linear-*t-*.json
+
+bench-stream: $(VENV)/.native  ## `rquant quantize` on a 4 GB checkpoint: GB/s, peak memory, killed and run again (ARGS="--gb 0.5" for less)
+	$(PY) benches/bench_stream.py $(ARGS)
 
 test: lint test-rust test-python  ## everything: lints, Rust tests, Python tests
 

@@ -14,7 +14,8 @@ class Progress:
                 from tqdm import tqdm
             except ImportError:
                 return
-            self._bar = tqdm(total=total, unit="B", unit_scale=True, disable=None, desc="quantizing")
+            bar = tqdm(total=total, unit="B", unit_scale=True, disable=None, desc="quantizing")
+            self._bar = None if bar.disable else bar
 
     def add(self, count: int) -> None:
         """So many bytes more; fewer, where something is done again."""
