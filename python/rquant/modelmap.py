@@ -77,19 +77,21 @@ def describe(model: nn.Module) -> Config:
 class Source:
     """Where tensors come from: their shapes by name, `get` a view of one, and what is said of each.
 
-    `label(name)` begins errors about a tensor, or with "" about all. `verify(name)` raises ValueError for one that is not
-    what was written; it comes after the checks of values, which can say more.
+    `label` begins errors; with `file_of`, those about a tensor begin with what it says. `verify(name)` raises ValueError
+    for a tensor that is not what was written; it comes after the checks of values, which can say more.
     """
 
     shapes: dict[str, tuple[int, ...]]
     get: Callable[[str], Tensor]
-    label: Callable[[str], str]
+    label: str = ""
     device: torch.device | None = None
+    file_of: Callable[[str], object] | None = None
     verify: Callable[[str], None] = lambda name: None
 
     def error(self, message: object, tensor: str = "") -> ValueError:
         """One line that says where and what."""
-        return ValueError(f"{self.label(tensor)}{message}")
+        label = self.label if self.file_of is None else f"{self.file_of(tensor)}: "
+        return ValueError(f"{label}{message}")
 
     def copy(self, name: str, finite: bool) -> Tensor:
         """The tensor in memory of its own, on `device`. With `finite`, ValueError for NaN or infinity."""

@@ -108,7 +108,7 @@ def opened(path: PathLike, model: nn.Module) -> Iterator[tuple[Config, Source]]:
     try:
         config = read_config(path, reader.metadata, reader.table)
         shapes = {name: shape for name, (_, shape) in reader.table.items()}
-        source = Source(shapes, reader.view, lambda name: f"{reader.file_of(name)}: ")
+        source = Source(shapes, reader.view, file_of=reader.file_of)
         if config.get("checksums"):
             source.verify = reader.verify
         if config.get("from") == "state_dict":
@@ -160,7 +160,7 @@ def requantize(
     rebuild(
         model,
         quantization_map,
-        Source(shapes, lambda name: tensors[name].detach(), lambda name: "state_dict: ", chosen),
+        Source(shapes, lambda name: tensors[name].detach(), "state_dict: ", chosen),
     )
     return model
 
