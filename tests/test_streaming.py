@@ -331,7 +331,12 @@ def test_rules_include_exclude_and_what_matches_nothing(tmp_path):
             ValueError, match=rf"in.safetensors: {argument.removesuffix('s')}.*{value!r} matches nothing"
         ):
             quantized(**{argument: patterns})
+    experts = {f"mlp.experts.{i}.w1.weight": torch.ones(4, 4) for i in range(2)}
+    save_file({**small(), **experts, "embed_out.weight": torch.ones(4, 4)}, tmp_path / "in.safetensors")
+    assert {"mlp.experts.1.w1", "embed_out"} <= quantized().keys()
     (tmp_path / "config.json").write_text('{"tie_word_embeddings": true}')
+    assert not {"mlp.experts.1.w1", "embed_out"} & quantized().keys()
+    assert "mlp.experts.1.w1" in quantized(rules=(("*.experts", int8),))
     assert quantized(exclude=("lm_head",))  # the head is the embedding, and float as that is
     (tmp_path / "config.json").write_text('{"tie_word_embeddings": false}')
     with pytest.raises(ValueError, match="'lm_head' matches nothing"):

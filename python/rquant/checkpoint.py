@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Checkpoint:
     metadata: dict[str, Any]
     index: Path | None = None
 
-    @property
+    @cached_property
     def tensors(self) -> dict[str, Spec]:
         """All of them, in the order of the files."""
         return {name: spec for header in self.headers.values() for name, spec in header.tensors.items()}

@@ -12,7 +12,8 @@ One tensor is in memory at a time. OUT appears whole at the end; until then what
 command goes on after an interruption.
 
 Without the model, names and shapes tell what a weight is: every float matrix called *.weight. Left float unless
---include or --rule names them are embeddings (embed_tokens, wte, word_embeddings, ...) and routers (gate, router)."""
+--include or --rule names them are embeddings (embed_tokens, wte, word_embeddings, ...), routers (gate, router) and, in a
+directory, what transformers fuses or renames while it loads (experts.0.w1, embed_out)."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -110,11 +111,25 @@ def run(args: argparse.Namespace) -> int:
 
 def _told(summary: Summary) -> str:
     before, after = summary.bytes_before, summary.bytes_after
-    lines = [
-        f"{summary.out}: {len(summary.quantized)} weights quantized, {len(summary.kept)} tensors kept as they were",
-        f"{before / 1e9:.3f} GB -> {after / 1e9:.3f} GB ({before / max(after, 1):.2f}x smaller)",
-        f"{summary.seconds:.1f} s, {summary.moved / 1e9 / summary.seconds:.2f} GB/s",
+    kept = [
+        f"  kept {_size(size)} in {count} tensors: {reason}"
+        for reason, (count, size) in summary.reasons().items()
     ]
+    speed = f"{summary.seconds:.1f} s, {summary.moved / 1e9 / summary.seconds:.2f} GB/s"
     if summary.resumed:
-        lines[-1] += f"; {summary.resumed / 1e9:.3f} GB were done before"
-    return "\n".join(lines)
+        speed += f"; {_size(summary.resumed)} were done before"
+    return "\n".join(
+        [
+            f"{summary.out}: {len(summary.quantized)} weights quantized",
+            *kept,
+            f"{_size(before)} -> {_size(after)}, {before / max(after, 1):.2f}x smaller",
+            speed,
+        ]
+    )
+
+
+def _size(count: int) -> str:
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.2f} {name}"
+    return f"{count} bytes"

@@ -1,8 +1,9 @@
 """Which tensors of a checkpoint are quantized and how. There is no model to ask: names and shapes must tell.
 
 A weight is a float matrix named `*.weight`. Left float unless `include` or a rule names them: embeddings, which look like
-one (`embed_tokens`, `wte`, `word_embeddings`, ...), and routers (`gate`, `router`). Everything else stays as it is: biases,
-norms, convolutions, tensors of integers. A language model's head is quantized where the file has it.
+one (`embed_tokens`, `wte`, `word_embeddings`, ...), routers (`gate`, `router`) and, in a directory of transformers, what that
+fuses or renames while it loads (`experts.0.w1`, `embed_out`), which it could do with float tensors alone. Everything else
+stays as it is: biases, norms, convolutions, tensors of integers. A language model's head is quantized where the file has it.
 """
 
 import fnmatch
@@ -20,6 +21,7 @@ _EMBEDDING = re.compile(
     r"(?!embed_out$)(?!.*proj)(embed.*|.*_?(embed|embeds|embedding|embeddings|emb)|wte|wpe|shared|relative_attention_bias)"
 )
 _ROUTER = re.compile(r"gate|router|shared_expert_gate")
+_CONVERTED = re.compile(r"(.*\.)?(experts\.\d+\..*|embed_out)")
 _HEADS = ("lm_head", "embed_out")
 # model types whose layers are transformers' Conv1D, with weights [in, out]
 _CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
@@ -103,7 +105,8 @@ def choose(
         last = module.rpartition(".")[2]
         kind = "Embedding" if _EMBEDDING.fullmatch(last) else "Linear"
         rule = next(((p, scheme) for p, scheme in wish.rules if means(p, module)), None)
-        reason = able[name] or _refused(module, kind, wish, rule)
+        converted = bool(config) and _CONVERTED.fullmatch(module) is not None
+        reason = able[name] or _refused(module, kind, converted, wish, rule)
         if reason:
             kept[name] = reason
             continue
@@ -135,7 +138,9 @@ def _unable(name: str, spec: Spec) -> str | None:
     return None if all(spec.shape) else "no elements"
 
 
-def _refused(module: str, kind: str, wish: Wish, rule: tuple[str, Scheme | None] | None) -> str | None:
+def _refused(
+    module: str, kind: str, converted: bool, wish: Wish, rule: tuple[str, Scheme | None] | None
+) -> str | None:
     excluding = next((p for p in wish.exclude if means(p, module)), None)
     if excluding is not None:
         return f"excluded by {excluding!r}"
@@ -143,8 +148,12 @@ def _refused(module: str, kind: str, wish: Wish, rule: tuple[str, Scheme | None]
         return f"left float by the rule {rule[0]!r}"
     if wish.include:
         return None if any(means(p, module) for p in wish.include) else "not included"
-    if rule is None and kind == "Embedding":
+    if rule is not None:
+        return None
+    if converted:
+        return "fused or renamed by transformers while it loads: by include or a rule"
+    if kind == "Embedding":
         return "an embedding by its name: by include or a rule"
-    if rule is None and _ROUTER.fullmatch(module.rpartition(".")[2]):
+    if _ROUTER.fullmatch(module.rpartition(".")[2]):
         return "a router by its name: by include or a rule"
     return None

@@ -29,16 +29,27 @@ _NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 @dataclass(frozen=True)
 class Summary:
-    """What was done. `seconds`, `moved` and `resumed` (source bytes of this run, and of those before it) are of this run."""
+    """What was done. `kept`: tensors that stay as they were, with the reason and their bytes.
+
+    `seconds` and `moved`, bytes of the source, are of this run; `resumed` were done by an earlier one.
+    """
 
     out: Path
     quantized: dict[str, Scheme]
-    kept: dict[str, str]
+    kept: dict[str, tuple[str, int]]
     bytes_before: int
     bytes_after: int
     seconds: float
     moved: int
     resumed: int
+
+    def reasons(self) -> dict[str, tuple[int, int]]:
+        """Why tensors were kept: how many, and their bytes; the most bytes first."""
+        found: dict[str, tuple[int, int]] = {}
+        for reason, size in self.kept.values():
+            count, total = found.get(reason, (0, 0))
+            found[reason] = count + 1, total + size
+        return dict(sorted(found.items(), key=lambda item: -item[1][1]))
 
 
 def quantize_checkpoint(source: PathLike, out: PathLike, wish: Wish, progress: bool = False) -> Summary:
@@ -71,8 +82,9 @@ def quantize_checkpoint(source: PathLike, out: PathLike, wish: Wish, progress: b
             bar.close()
     after = sum(spec.nbytes for spec in open_checkpoint(out).tensors.values())
     quantized = {module_of(name): choice.scheme for name, choice in choices.items()}
+    told = {name: (reason, checkpoint.tensors[name].nbytes) for name, reason in kept.items()}
     seconds = time.monotonic() - began
-    return Summary(out, quantized, kept, before, after, seconds, bar.moved, bar.resumed)
+    return Summary(out, quantized, told, before, after, seconds, bar.moved, bar.resumed)
 
 
 class _Conversion:
