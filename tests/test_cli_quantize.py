@@ -48,7 +48,7 @@ def test_every_argument_reaches_the_file(source, out, capsys):
     said = capsys.readouterr()
     assert said.err == ""
     assert "3 weights quantized" in said.out
-    assert "kept 18.77 kB in 2 tensors: excluded by 'body.1'" in said.out
+    assert "kept 18.82 kB in 2 tensors: excluded by 'body.1'" in said.out
     assert "GB/s" in said.out
     layers = {layer["name"]: layer for layer in told(out, capsys)["layers"]}
     assert {
