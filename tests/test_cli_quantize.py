@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
+import shlex
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 from checkpoints import KILLED, convert, large, save_shards, small
 from safetensors.torch import load_file, save_file
 from saved_model import frozen
@@ -235,3 +239,16 @@ def test_a_bar_on_a_terminal_also_when_it_goes_on(tmp_path):
     assert done.returncode == 0, shown
     assert "quantizing: 100%" in shown
     assert "were done before" in done.stdout
+
+
+def test_the_readme_s_commands_run(tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    lines = re.search(r"## From the command line\n\n```sh\n(.*?)```", readme, re.DOTALL)[1].splitlines()
+    weights = {f"layers.0.{name}.weight": torch.randn(8, 8) for name in ("up_proj", "down_proj")}
+    save_shards(tmp_path / "model", [weights])
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "rquant"
+        assert cli.main(arguments) == 0
+    assert "qint8 symmetric per channel" in capsys.readouterr().out
