@@ -286,16 +286,26 @@ def test_two_processes_do_not_write_one_result(tmp_path):
 
 def test_an_existing_result_is_left_alone(tmp_path):
     save_file(small(), tmp_path / "in.safetensors")
-    for name in ("out.safetensors", "other.safetensors.partial"):
+    save_shards(tmp_path / "in", [small()])
+    (tmp_path / "file").touch()
+    for name in ("folder", "other.partial"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine").touch()
-    for name in ("out", "other"):
-        with pytest.raises(ValueError, match=rf"{name}\.safetensors.* it exists|exists already"):
-            quantize_checkpoint(tmp_path / "in.safetensors", tmp_path / f"{name}.safetensors", wish())
-    assert (tmp_path / "other.safetensors.partial/mine").exists()
-    save_shards(tmp_path / "in", [small()])
-    with pytest.raises(ValueError, match="out: expected a path outside of"):
-        quantize_checkpoint(tmp_path / "in", tmp_path / "in/out", wish())
+    for source, name, message in [
+        ("in.safetensors", "file", "file: exists already"),
+        ("in.safetensors", "other", "other.partial: expected to make this directory"),
+        ("in.safetensors", "folder", "out: expected the name of a file"),
+        ("in", "folder", "folder: exists already"),
+        ("in", "in/out", "out: expected a path outside of"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            quantize_checkpoint(tmp_path / source, tmp_path / name, wish())
+    assert (tmp_path / "file").read_bytes() == b""
+    assert (tmp_path / "folder/mine").exists()
+    assert (tmp_path / "other.partial/mine").exists()
+    (tmp_path / "empty").mkdir()
+    quantize_checkpoint(tmp_path / "in/model.safetensors.index.json", tmp_path / "empty", wish())
+    assert (tmp_path / "empty/config.json").exists()
 
 
 @pytest.mark.parametrize("transposed", [(), ("a",)])

@@ -10,7 +10,7 @@ quantized where the file has it.
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..qtypes import QType, qint8, qtype_of
@@ -43,13 +43,11 @@ class Wish:
     exclude: tuple[str, ...] = ()
     rules: tuple[tuple[str, Scheme | None], ...] = ()
     transposed: tuple[str, ...] = ()
-    activations_name: str | None = field(init=False)
 
-    def __post_init__(self) -> None:
-        chosen = (
-            None if self.activations is None else qtype_of(self.activations, "activations", (qint8,)).name
-        )
-        object.__setattr__(self, "activations_name", chosen)
+    @property
+    def activations_name(self) -> str | None:
+        """The activations' type by name. Raises ValueError for one that there is not."""
+        return None if self.activations is None else qtype_of(self.activations, "activations", (qint8,)).name
 
 
 @dataclass(frozen=True)

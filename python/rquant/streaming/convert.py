@@ -63,9 +63,13 @@ def quantize_checkpoint(source: PathLike, out: PathLike, wish: Wish, progress: b
     a weight, a pattern that matches nothing, an `out` that exists.
     """
     began, source, out = time.monotonic(), Path(source), Path(out)
+    if source.name.endswith(".index.json"):
+        source = source.parent
     checkpoint = open_checkpoint(source)
-    if checkpoint.path.is_dir() and source.resolve() in (out.resolve(), *out.resolve().parents):
+    if source.is_dir() and source.resolve() in (out.resolve(), *out.resolve().parents):
         raise ValueError(f"out: expected a path outside of {source}, got {out}")
+    if out.is_dir() and not source.is_dir():
+        raise ValueError(f"out: expected the name of a file, as {source} is one, got the directory {out}")
     config = hf_config(source)
     try:
         choices, kept = choose(checkpoint.tensors, wish, config)

@@ -89,4 +89,5 @@ def workspace(out: Path, job: Job) -> Iterator[Workspace]:
             raise ValueError(f"{out}: exists already; remove it or give another OUT")
         yield work
         if work.finished:
+            shutil.rmtree(work.files)  # before the journal, which says that all is in place
             shutil.rmtree(folder)
