@@ -4,16 +4,19 @@
     python benches/bench_stream.py --gb 0.5 --weights int8 --folder /mnt/scratch
 
 The checkpoint is of the shape of a Llama: bfloat16, shards of a gigabyte, a vocabulary of 128,256 whose head is the largest
-weight. For each type it is converted undisturbed; then once more, killed (kill -9) several times at moments spread over the
-conversion and run again until it is done; the bytes of both must be equal. While it runs, its peak memory is read from
+weight. For each type it is converted undisturbed; then once more, killed (kill -9) several times, whenever another part of
+the result is on disk, and run again until it is done; the bytes of both must be equal. While it runs, its peak memory is read from
 /proc: `VmHWM` counts every page, those of mapped files too, and `RssAnon` what it allocated. The limit is 1 GB and the
 largest tensor. `read` is how fast the same files are read here by themselves. Needs Linux and three times the size on disk.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -80,21 +83,29 @@ def make(folder: Path, gigabytes: float) -> tuple[int, int]:
     return sum(spec.nbytes for spec in specs.values()), max(spec.nbytes for spec in specs.values())
 
 
-def convert(source: Path, out: Path, weights: str, kill_after: float | None = None) -> dict[str, float]:
-    """Run the command; its seconds, exit code, and peak memory in bytes."""
+def convert(source: Path, out: Path, weights: str, kill_at: float | None = None) -> dict[str, float]:
+    """Run the command; its seconds, exit code, and peak memory in bytes. Killed once so many bytes are written."""
     command = [sys.executable, "-m", "rquant", "quantize", str(source), str(out), "--weights", weights]
     seen, began = {"VmHWM": 0, "RssAnon": 0}, time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
                 name, _, value = line.partition(":")
                 if name in seen:
                     seen[name] = max(seen[name], int(value.split()[0]) * 1024)
-            if kill_after is not None and time.monotonic() - began > kill_after:
+            if kill_at is not None and written(out.with_name(f"{out.name}.partial")) > kill_at:
                 process.kill()
             time.sleep(0.005)
-        said = process.stdout.read()
-    return {**seen, "seconds": time.monotonic() - began, "code": process.returncode, "said": said}
+    return {**seen, "seconds": time.monotonic() - began, "code": process.returncode}
+
+
+def written(folder: Path) -> int:
+    """Bytes that the files of a folder take; what is not yet written of a file of its full length does not count."""
+    count = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            count += path.stat().st_blocks * 512
+    return count
 
 
 def digest(folder: Path) -> str:
@@ -131,25 +142,19 @@ def main() -> None:
         folder = Path(name)
         size, largest = make(folder / "in", args.gb)
         for weights in args.weights.split(","):
+            os.sync()  # what was written before is not to be waited for now
             speed = read_speed(folder / "in")
             whole = convert(folder / "in", folder / "whole", weights)
-            runs = [
-                convert(
-                    folder / "in", folder / "killed", weights, whole["seconds"] * (i + 1) / (args.kills + 1)
-                )
-                for i in range(args.kills)
-            ]
-            killed = sum(run["code"] != 0 for run in runs)
-            last = (
-                runs[-1]
-                if runs and runs[-1]["code"] == 0
-                else convert(folder / "in", folder / "killed", weights)
-            )
-            equal = whole["code"] == last["code"] == 0 and digest(folder / "whole") == digest(
-                folder / "killed"
-            )
-            kept &= equal and killed > 0 and whole["VmHWM"] < LIMIT + largest
             out = sum(path.stat().st_size for path in (folder / "whole").iterdir())
+            killed = 0
+            while not (folder / "killed").exists():
+                at = out * (killed + 1) / (args.kills + 1) if killed < args.kills else None
+                code = convert(folder / "in", folder / "killed", weights, at)["code"]
+                if code not in (0, -signal.SIGKILL):
+                    sys.exit(f"rquant quantize failed with {code}")
+                killed += code != 0
+            equal = whole["code"] == 0 and digest(folder / "whole") == digest(folder / "killed")
+            kept &= equal and killed > 0 and whole["VmHWM"] < LIMIT + largest
             rows.append(
                 [weights, f"{size / 1e9:.2f}", f"{out / 1e9:.2f}", f"{whole['seconds']:.1f}"]
                 + [f"{size / 1e9 / whole['seconds']:.2f}", f"{speed / 1e9:.2f}"]

@@ -12,8 +12,8 @@ One tensor is in memory at a time. OUT appears whole at the end; until then what
 command goes on after an interruption.
 
 Without the model, names and shapes tell what a weight is: every float matrix called *.weight. Left float unless
---include or --rule names them are embeddings (embed_tokens, wte, word_embeddings, ...) and routers (gate, router), and
-unless --rule does, in a directory, what transformers fuses or renames while it loads (experts.0.w1, embed_out)."""
+--include or --rule names them are embeddings (embed_tokens, wte, word_embeddings, ...), and unless --rule does, routers
+(gate, router) and, in a directory, what transformers fuses or renames while it loads (experts.0.w1, embed_out)."""
 
 
 def add_parser(subparsers: Any) -> None:

@@ -1,10 +1,10 @@
 """Which tensors of a checkpoint are quantized and how. There is no model to ask: names and shapes must tell.
 
 A weight is a float matrix named `*.weight`. Left float unless `include` or a rule names them: embeddings, which look like
-one (`embed_tokens`, `wte`, `word_embeddings`, ...), and routers (`gate`, `router`). Left float unless a rule names it: what
-transformers fuses or renames while it loads a directory (`experts.0.w1`, `embed_out`), for it does that with float tensors
-alone. Everything else stays as it is: biases, norms, convolutions, tensors of integers. A language model's head is
-quantized where the file has it.
+one (`embed_tokens`, `wte`, `word_embeddings`, ...). Left float unless a rule names them: routers (`gate`, `router`), often no
+linear layers, and what transformers fuses or renames while it loads a directory (`experts.0.w1`, `embed_out`), for it does
+that with float tensors alone. Everything else stays as it is: biases, norms, convolutions, tensors of integers. A language
+model's head is quantized where the file has it.
 """
 
 import fnmatch
@@ -147,12 +147,10 @@ def _refused(
         return f"left float by the rule {rule[0]!r}"
     if converted and rule is None:
         return "fused or renamed by transformers while it loads: by a rule alone"
+    if _ROUTER.fullmatch(module.rpartition(".")[2]) and rule is None:
+        return "a router by its name: by a rule alone"
     if wish.include:
         return None if any(means(p, module) for p in wish.include) else "not included"
-    if rule is not None:
-        return None
-    if kind == "Embedding":
+    if kind == "Embedding" and rule is None:
         return "an embedding by its name: by include or a rule"
-    if _ROUTER.fullmatch(module.rpartition(".")[2]):
-        return "a router by its name: by include or a rule"
     return None
