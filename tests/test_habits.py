@@ -5,7 +5,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "python/rquant"
 WITHOUT_TORCH = {"_threads", "qtypes", "scheme", "info", "_native", "numpy"}
-WITHOUT_TORCH |= {"safetensors_header", "checkpoint", "configuration", "contents", "streaming", "sync"}
+WITHOUT_TORCH |= {
+    "safetensors_header",
+    "checkpoint",
+    "configuration",
+    "contents",
+    "patterns",
+    "streaming",
+    "sync",
+}
 
 
 def files() -> dict[Path, str]:

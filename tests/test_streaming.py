@@ -126,6 +126,23 @@ def test_tied_weights_that_the_file_has_apart_are_an_error(tmp_path):
         rquant.load(tmp_path / "b.safetensors", Model())
 
 
+def test_a_module_that_cannot_be_packed_is_named(tmp_path):
+    class Positions(nn.Embedding):
+        def forward(self, ids):
+            return super().forward(ids + 2)
+
+    save_file({"embed.weight": torch.randn(8, 8)}, tmp_path / "a.safetensors")
+    quantize_checkpoint(tmp_path / "a.safetensors", tmp_path / "b.safetensors", wish(include=("*",)))
+    for module, why in [
+        (Positions(8, 8), "a forward of its own"),
+        (nn.Bilinear(8, 1, 8), "no quantized form"),
+    ]:
+        with pytest.raises(
+            ValueError, match=f"b.safetensors: module 'embed': expected one that can be packed.*{why}"
+        ):
+            rquant.load(tmp_path / "b.safetensors", nn.ModuleDict({"embed": module}))
+
+
 def test_conv1d_is_told_by_config_json_and_checked(tmp_path):
     conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
 
@@ -335,6 +352,8 @@ def test_rules_include_exclude_and_what_matches_nothing(tmp_path):
     assert set(quantized(include=("embed*", "re:.*up"))) == {"embed_tokens", "body.0.up", "body.1.up"}
     mixed = quantized(rules=(("body.0.up", int8), ("body.0", int2), ("body.1", None), ("gate", int8)))
     assert mixed == {"body.0.up": str(int8), "body.0.down": str(int2), "gate": str(int8)}
+    with pytest.raises(ValueError, match=r"include: expected a regular expression, got 're:\('"):
+        quantized(include=("re:(",))
     for argument, value in [("include", "norm"), ("exclude", "lm_head"), ("transposed", "x"), ("rules", "x")]:
         patterns = ((value, int8),) if argument == "rules" else (value,)
         with pytest.raises(

@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 from .modelmap import Config, Source, describe, is_persistent, join, named_tensors
+from .nn import PackedWeight
 from .nn.linear import is_conv1d
+from .nn.registry import registration_of, why_not
 
 
 def completed(config: Config, model: nn.Module, source: Source) -> Config:
@@ -29,19 +31,22 @@ def completed(config: Config, model: nn.Module, source: Source) -> Config:
             modules.setdefault(name.removesuffix(".weight"), modules[stored.removesuffix(".weight")])
     found = dict(model.named_modules(remove_duplicate=False))
     for name, entry in modules.items():
-        module = found.get(name)
+        module, weight = found.get(name), join(name, "weight_packed")
         if module is None:
             continue  # `rebuild` says so
-        if isinstance(module, nn.Embedding):
-            modules[name] = {**entry, "class": "Embedding", "activations": None}
-        else:
-            modules[name] = {**entry, "class": "Linear"}
-            if is_conv1d(module) != entry["transposed"]:
-                raise source.error(
-                    f"{name}: expected a weight that was{'' if is_conv1d(module) else ' not'} transposed for "
-                    f"{type(module).__name__}; see rquant quantize --transposed",
-                    join(name, "weight_packed"),
-                )
+        registration = registration_of(module)
+        if registration is None or not issubclass(registration.quantized, PackedWeight):
+            raise source.error(
+                f"module {name!r}: expected one that can be packed, got {why_not(module)}", weight
+            )
+        if is_conv1d(module) != entry["transposed"]:
+            raise source.error(
+                f"{name}: expected a weight that was{'' if is_conv1d(module) else ' not'} transposed for "
+                f"{type(module).__name__}; see rquant quantize --transposed",
+                weight,
+            )
+        options = {option: entry.get(option) for option in registration.quantized.OPTIONS}
+        modules[name] = {**entry, "activations": None, **options, "class": registration.quantized.__name__}
     own = []
     for name, tensor, owner in named_tensors(model):
         if name in source.shapes or is_persistent(name, owner):

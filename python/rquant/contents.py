@@ -74,7 +74,7 @@ def read_contents(path: PathLike) -> Contents:
         elif not scheme.per_channel and len(parts) > 1:
             cols = min(cols, parts[1].shape[1] * scheme.group_size)
         size = sum(part.nbytes for part in parts)
-        activations = entry.get("activations") if entry["class"] != "Embedding" else None
+        activations = entry.get("activations") if "Embedding" not in entry["class"] else None
         layers.append(PackedLayer(prefix.rstrip("."), rows, cols, scheme, activations, size, file.name))
     return Contents(checkpoint, layers, rest, ties)
 

@@ -1,6 +1,5 @@
 """How each layer is to be quantized: the model-wide choice, and ordered rules that say otherwise for some layers."""
 
-import fnmatch
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from .nn.registry import option_names
+from .patterns import matches_name
 from .qtypes import QType, qint8, qtype_of
 from .scheme import Scheme
 
@@ -61,11 +61,9 @@ def matches(match: Match, name: str, module: nn.Module | None) -> bool:
         return isinstance(module, match)
     if isinstance(match, re.Pattern):
         return match.fullmatch(name) is not None
-    if match.startswith("re:"):
-        return re.fullmatch(match[3:], name) is not None
     if match.startswith("type:"):
         return any(match[5:] in (cls.__name__, _full_name(cls)) for cls in type(module).__mro__)
-    return fnmatch.fnmatchcase(name, match)
+    return matches_name(match, name)
 
 
 def _full_name(cls: type[Any]) -> str:

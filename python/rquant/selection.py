@@ -1,7 +1,7 @@
 """Which modules of a model become quantized and how, which stay float and why."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 from .nn import Container
 from .nn.linear import is_conv1d
 from .nn.registry import registration_of, why_not
+from .patterns import outward
 from .rules import Choice, Match, Rule, matches
 
 Patterns = Match | Iterable[Match] | None
@@ -64,17 +65,10 @@ class Tree:
         """Whether `match` means the module of this name or one that it is inside of."""
         return any(
             matches(match, outer, module)
-            for outer in _outward(name)
+            for outer in outward(name)
             for module in (self.modules.get(outer), self.whole.get(outer))
             if module is not None
         )
-
-
-def _outward(name: str) -> Iterator[str]:
-    yield name
-    while name:
-        name = name.rpartition(".")[0]
-        yield name
 
 
 class _Globs:
@@ -110,11 +104,11 @@ def select(
     unused = [
         name
         for name in tree.containers
-        if not any(name in _outward(user) for target in targets for user, _ in target.users)
+        if not any(name in outward(user) for target in targets for user, _ in target.users)
     ]
     if unused:
         for name in unused:
-            inside = (why for part, why in kept.items() if name in _outward(part) and part != name)
+            inside = (why for part, why in kept.items() if name in outward(part) and part != name)
             kept[name] = next(inside, kept.get(name, "no quantized form"))
         used = tree.containers.keys() - set(unused)
         tree = Tree.of(model, {id(tree.whole[name]): tree.containers[name] for name in used})

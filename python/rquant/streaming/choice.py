@@ -7,12 +7,12 @@ that with float tensors alone. Everything else stays as it is: biases, norms, co
 model's head is quantized where the file has it.
 """
 
-import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..patterns import matches_name, outward
 from ..qtypes import QType, qint8, qtype_of
 from ..safetensors_header import Spec
 from ..scheme import Scheme
@@ -66,11 +66,7 @@ class Choice:
 
 def means(pattern: str, name: str) -> bool:
     """Whether a pattern matches this module's name or that of one it is inside of."""
-    parts = name.split(".")
-    outward = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
-    if pattern.startswith("re:"):
-        return any(re.fullmatch(pattern[3:], outer) for outer in outward)
-    return any(fnmatch.fnmatchcase(outer, pattern) for outer in outward)
+    return any(matches_name(pattern, outer) for outer in outward(name))
 
 
 def module_of(tensor: str) -> str:
@@ -123,7 +119,13 @@ def absent_heads(tensors: Mapping[str, Spec], config: Mapping[str, Any]) -> list
 
 def _match_something(argument: str, patterns: Iterable[str], names: Iterable[str], what: str) -> None:
     for pattern in patterns:
-        if not any(means(pattern, name) for name in names):
+        try:
+            found = any(means(pattern, name) for name in names)
+        except re.error as error:
+            raise ValueError(
+                f"{argument}: expected a regular expression, got {pattern!r} ({error})"
+            ) from None
+        if not found:
             raise ValueError(
                 f"{argument}: expected a pattern over module names, {pattern!r} matches nothing, not {what}"
             )
