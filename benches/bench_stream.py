@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -86,7 +87,7 @@ def make(folder: Path, gigabytes: float) -> tuple[int, int]:
 def convert(source: Path, out: Path, weights: str, kill_at: float | None = None) -> dict[str, float]:
     """Run the command; its seconds, exit code, and peak memory in bytes. Killed once so many bytes are written."""
     command = [sys.executable, "-m", "rquant", "quantize", str(source), str(out), "--weights", weights]
-    seen, began = {"VmHWM": 0, "RssAnon": 0}, time.monotonic()
+    seen, began, used = {"VmHWM": 0, "RssAnon": 0}, time.monotonic(), processor_time()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
@@ -96,7 +97,14 @@ def convert(source: Path, out: Path, weights: str, kill_at: float | None = None)
             if kill_at is not None and written(out.with_name(f"{out.name}.partial")) > kill_at:
                 process.kill()
             time.sleep(0.005)
-    return {**seen, "seconds": time.monotonic() - began, "code": process.returncode}
+    seconds, used = time.monotonic() - began, processor_time() - used
+    return {**seen, "seconds": seconds, "cpu": used, "code": process.returncode}
+
+
+def processor_time() -> float:
+    """Seconds of all processes that this one has waited for, which a busy machine does not lengthen much."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def written(folder: Path) -> int:
@@ -156,7 +164,13 @@ def main() -> None:
             equal = whole["code"] == 0 and digest(folder / "whole") == digest(folder / "killed")
             kept &= equal and killed > 0 and whole["VmHWM"] < LIMIT + largest
             rows.append(
-                [weights, f"{size / 1e9:.2f}", f"{out / 1e9:.2f}", f"{whole['seconds']:.1f}"]
+                [
+                    weights,
+                    f"{size / 1e9:.2f}",
+                    f"{out / 1e9:.2f}",
+                    f"{whole['seconds']:.1f}",
+                    f"{whole['cpu']:.1f}",
+                ]
                 + [f"{size / 1e9 / whole['seconds']:.2f}", f"{speed / 1e9:.2f}"]
                 + [f"{whole[key] / 1e9:.2f}" for key in ("VmHWM", "RssAnon")]
                 + [f"{(LIMIT + largest) / 1e9:.2f}", str(killed), "equal" if equal else "DIFFERENT"]
@@ -168,6 +182,7 @@ def main() -> None:
         "GB in",
         "GB out",
         "seconds",
+        "CPU s",
         "GB/s",
         "read GB/s",
         "VmHWM GB",
