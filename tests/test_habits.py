@@ -4,13 +4,19 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "python/rquant"
-WITHOUT_TORCH = {"_threads", "qtypes", "scheme", "info", "_native", "numpy"}
-WITHOUT_TORCH |= {
-    "safetensors_header",
+WITHOUT_TORCH = {
+    "_native",
+    "_threads",
     "checkpoint",
     "configuration",
     "contents",
+    "info",
+    "numerics",
+    "numpy",
     "patterns",
+    "qtypes",
+    "safetensors_header",
+    "scheme",
     "streaming",
     "sync",
 }

@@ -57,6 +57,7 @@ PYTHON = {
         "scheme",
         "sync",
     },
+    "numerics": set(),
     "numpy": {"_native", "qtypes", "scheme"},
     "info": {"_rquant", "_threads", "qtypes"},
     "tensor": _OPS,

@@ -6,7 +6,7 @@ Importing needs numpy and safetensors only; names that need torch are imported w
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import numpy
+from . import numerics, numpy
 from ._rquant import __version__
 from ._threads import get_num_threads, set_num_threads
 from .info import backend_info
@@ -54,6 +54,7 @@ __all__ = [
     "get_num_threads",
     "load",
     "nn",
+    "numerics",
     "numpy",
     "qfloat8",
     "qfloat8_e4m3fn",
