@@ -14,10 +14,12 @@ from .qtypes import QType, qfloat8, qfloat8_e4m3fn, qfloat8_e5m2, qint2, qint4, 
 from .scheme import estimate_size
 
 if TYPE_CHECKING:
+    from . import evaluate, nn, viz
     from .model import freeze, quantize
     from .nn import Embedding, Linear, register_module
     from .report import Report
     from .serialize import load, quantization_map, requantize, save
+    from .simulate import simulate_
     from .tensor import QTensor, absmax_quantize, quantize_tensor, zeropoint_quantize
 
 _WITH_TORCH = {
@@ -27,6 +29,7 @@ _WITH_TORCH = {
     "Report": "report",
     "absmax_quantize": "tensor",
     "distributed": "distributed",
+    "evaluate": "evaluate",
     "freeze": "model",
     "load": "serialize",
     "nn": "nn",
@@ -36,6 +39,8 @@ _WITH_TORCH = {
     "register_module": "nn",
     "requantize": "serialize",
     "save": "serialize",
+    "simulate_": "simulate",
+    "viz": "viz",
     "zeropoint_quantize": "tensor",
 }
 
@@ -50,6 +55,7 @@ __all__ = [
     "backend_info",
     "distributed",
     "estimate_size",
+    "evaluate",
     "freeze",
     "get_num_threads",
     "load",
@@ -69,6 +75,8 @@ __all__ = [
     "requantize",
     "save",
     "set_num_threads",
+    "simulate_",
+    "viz",
     "zeropoint_quantize",
 ]
 

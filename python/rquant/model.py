@@ -1,7 +1,5 @@
 """A whole model: `quantize` in place, `freeze`."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,6 +8,7 @@ from .nn import PackedWeight
 from .nn.linear import is_conv1d
 from .nn.placing import place, take_hooks
 from .nn.registry import registration_of
+from .progress import each
 from .qtypes import QType, qint8
 from .report import Report, rows_of
 from .rules import Choice, Rules, resolve_rules
@@ -55,7 +54,7 @@ def quantize(
     }
     default = Choice.resolve(**arguments)  # type: ignore[arg-type]
     tree, targets, kept = select(model, include, exclude, resolve_rules(rules, arguments), default)
-    wide = [_checked(target) for target in _progress(targets, "checking weights")]
+    wide = [_checked(target) for target in each(targets, "checking weights")]
     rows = rows_of(tree, targets, wide, kept)
     _open(model, tree)
     for target in targets:
@@ -73,7 +72,7 @@ def freeze(model: nn.Module) -> None:
         if isinstance(module, PackedWeight) and not module.frozen:
             key = id(module._parameters["weight"]), module.scheme
             layers.setdefault(key, []).append((name, module))
-    for (name, layer), *partners in _progress(list(layers.values()), "freezing"):
+    for (name, layer), *partners in each(list(layers.values()), "freezing"):
         weight = layer._parameters["weight"]
         try:
             layer.freeze()
@@ -81,15 +80,6 @@ def freeze(model: nn.Module) -> None:
             raise ValueError(f"{name}.{error}" if name else str(error)) from None
         for _, partner in partners:
             partner.hold(layer.held, like=weight)
-
-
-def _progress(items: Sequence[Any], what: str) -> Iterable[Any]:
-    """A bar, if this takes more than a second and tqdm is there."""
-    try:
-        from tqdm import tqdm  # type: ignore[import-untyped]
-    except ImportError:
-        return items
-    return tqdm(items, desc=what, delay=1, leave=False)  # type: ignore[no-any-return]
 
 
 def _checked(target: Target) -> bool:

@@ -222,7 +222,7 @@ def describe(x: Any, dtype: Any) -> Description:
     ValueError: x: expected a whole number from -128 to 127 for int8, got 254
     """
     f = layout(dtype)
-    if isinstance(x, bool) or not isinstance(x, int | float):
+    if not isinstance(x, int | float):
         try:
             x = x.item()  # a scalar of torch or numpy
         except (AttributeError, RuntimeError, ValueError):
