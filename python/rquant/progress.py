@@ -1,4 +1,4 @@
-"""Progress bars on standard error, where tqdm is installed and the work takes more than a second."""
+"""Progress bars on standard error, if that is a terminal, tqdm is installed and the work takes more than a second."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ def bar(total: int, what: str) -> Any:
         from tqdm import tqdm  # type: ignore[import-untyped]
     except ImportError:
         return _NoBar()
-    return tqdm(total=total, desc=what, delay=1, leave=False)
+    return tqdm(total=total, desc=what, delay=1, leave=False, disable=None)
 
 
 def each(items: Sequence[Item], what: str) -> Iterable[Item]:

@@ -1,6 +1,7 @@
-"""Pictures, with matplotlib: overlaid histograms; bars. Each function returns a figure; `png` makes bytes of it."""
+"""Pictures, with matplotlib: overlaid histograms; bars; lines. Each function returns a figure; `png` makes bytes of it."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +12,18 @@ from .histogram import Histogram
 BEFORE, AFTER = "#3b6fb6", "#d1495b"
 
 
-def _figure(width: float, height: float) -> Any:
-    """A figure of inches that belongs to no window and needs no closing. Raises ImportError in one line without matplotlib."""
+def require_matplotlib() -> Any:
+    """matplotlib's Figure. Raises ImportError in one line that says how to get it."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("pictures need matplotlib: pip install 'rquant[viz]'") from None
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure of inches that belongs to no window and needs no closing."""
+    return require_matplotlib()(figsize=(width, height), layout="constrained")
 
 
 def png(figure: Any, dpi: int = 110) -> bytes:
@@ -63,4 +69,18 @@ def draw_bars(panels: Sequence[Bars]) -> Any:
         axes.invert_yaxis()  # the first on top, as in the table
         axes.margins(x=0.18)
         axes.set_title(panel.title, fontsize=10)
+    return figure
+
+
+def draw_lines(lines: Mapping[str, Sequence[float]], across: str, up: str) -> Any:
+    """A line for each name over 0, 1, 2, ...; what is not finite leaves a gap."""
+    figure = _figure(10.0, 4.0)
+    axes = figure.subplots()
+    for name, values in lines.items():
+        shown = [value if math.isfinite(value) else math.nan for value in values]
+        axes.plot(range(len(shown)), shown, marker=".", linewidth=1, label=name)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     return figure

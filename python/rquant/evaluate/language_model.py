@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..progress import bar
-from .agreement import Agreement, LogitComparison
 from .batches import call, evaluating, tensor_of
+from .outputs import Agreement, LogitComparison
 
 
 @dataclass(frozen=True, slots=True)
