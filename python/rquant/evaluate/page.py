@@ -24,7 +24,8 @@ def html_report(outcome: Outcome) -> str:
     parts = [f"<h1>{escape(outcome.model or outcome.kind)}</h1>"]
     header = ["scheme", *(column.title for column in outcome.columns)]
     parts.append(_table(header, outcome.cells()))
-    parts += [_picture(draw_bars([panel]), panel.title) for panel in outcome.bars()]
+    if panels := outcome.bars():
+        parts.append(_picture(draw_bars(panels), ", ".join(panel.title for panel in panels)))
     if outcome.layers:
         lines = {name: [_known(row) for row in found.rows] for name, found in outcome.layers.items()}
         parts.append("<h2>Signal to quantization noise of each layer</h2>")

@@ -58,10 +58,13 @@ class Bars:
 
 
 def draw_bars(panels: Sequence[Bars]) -> Any:
-    """Horizontal bars, a panel beside the other, with their values written at them."""
+    """Horizontal bars with their values written at them; two panels to a row."""
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
     most = max(len(panel.values) for panel in panels)
-    figure = _figure(5.5 * len(panels), 1.2 + 0.34 * most)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    figure = _figure(6.5 * across, (1.0 + 0.34 * most) * down)
+    grid = figure.subplots(down, across, squeeze=False).flat
+    for axes, panel in zip(grid, panels, strict=False):
         labels, values = list(panel.values), list(panel.values.values())
         bars = axes.barh(range(len(values)), values, color=BEFORE, log=panel.log)
         axes.bar_label(bars, labels=[f"{value:,.4g}" for value in values], padding=3, fontsize=8)
@@ -69,6 +72,8 @@ def draw_bars(panels: Sequence[Bars]) -> Any:
         axes.invert_yaxis()  # the first on top, as in the table
         axes.margins(x=0.18)
         axes.set_title(panel.title, fontsize=10)
+    for axes in grid:  # one is left over where panels are odd
+        axes.axis("off")
     return figure
 
 
