@@ -16,8 +16,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo eval bench bench-kernels bench-models bench-peers bench-stream test test-rust test-python lint format wheel clean
-.PHONY: help demo walkthrough eval bench bench-kernels bench-models bench-peers test test-rust test-python lint format wheel clean
+.PHONY: help demo walkthrough eval bench bench-kernels bench-models bench-peers bench-stream test test-rust test-python lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from zoo import minilm, smollm2, texts
 
 import rquant
+from rquant import evaluate
 
 PROMPT = "Write one sentence about the sea."
 WRITTEN, CHUNK = 40, 8  # tokens a model writes, and tokens a turn
@@ -98,7 +99,7 @@ def show_smollm2(tokens: int, rounds: int = 3) -> None:
         chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )["input_ids"]
     turns = WRITTEN // CHUNK
-    total = len(SCHEMES) * (1 + rounds + 1 + turns + 1 + len(windows))
+    total = len(SCHEMES) * (1 + rounds + 1 + turns + 2)
     with tqdm(total=total, leave=False) as bar, torch.inference_mode():
         models, disk = pack_all(model, smollm2.skeleton, bar)
         bar.set_description("timing")
@@ -110,7 +111,8 @@ def show_smollm2(tokens: int, rounds: int = 3) -> None:
         perplexity = {}
         for scheme, m in models.items():
             bar.set_description(f"perplexity of {scheme}")
-            perplexity[scheme] = smollm2.perplexity(m, windows, bar.update)
+            perplexity[scheme] = evaluate.perplexity(m, windows)
+            bar.update()
     rows = [
         [
             *sizes(scheme, m, disk[scheme]),

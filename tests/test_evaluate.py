@@ -185,6 +185,13 @@ def test_one_bit_more_is_six_decibels():
     assert by_bits[4].weight_sqnr > by_bits[2].weight_sqnr + 10
 
 
+def test_layers_without_a_like_are_named():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    found = sensitivity(quantized(model), nn.Sequential(model[0]))
+    assert [row.name for row in found.rows] == ["0"]
+    assert found.unmatched == ["1"]
+
+
 def test_sensitivity_of_transposed_weights():
     Conv1D = pytest.importorskip("transformers.pytorch_utils").Conv1D
     model = nn.Sequential(Conv1D(24, 16))
@@ -214,7 +221,7 @@ def test_windows():
         (lambda: sensitivity(Language(0), Language(0)), "model: expected at least one quantized layer"),
         (
             lambda: sensitivity(quantized(Language(0)), nn.Linear(2, 2)),
-            "reference: expected a layer 'head', got a model without one",
+            "reference: expected layers of the model's names, got none called 'head'",
         ),
         (
             lambda: sensitivity(quantized(Language(0)), quantized(Language(0))),

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 from zoo import minilm, smollm2, texts  # noqa: E402
 
 import rquant  # noqa: E402
+from rquant.evaluate import perplexity  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def embedder():
 def language_model():
     model, tokenizer = smollm2.load()
     windows = texts.windows(tokenizer, 1024, length=256)
-    return model, windows, smollm2.perplexity(model, windows)
+    return model, windows, perplexity(model, windows)
 
 
 def packed(model, **scheme):
@@ -59,7 +60,7 @@ def test_perplexity_stays_near_float(language_model, activations, worse):
     model, windows, of_float = language_model
     assert 10 < of_float < 60  # a model read wrongly from its file is off by far more
     quantized = packed(model, weights="int8", activations=activations)
-    assert smollm2.perplexity(quantized, windows) <= of_float * (1 + worse)
+    assert perplexity(quantized, windows) <= of_float * (1 + worse)
 
 
 def test_saved_language_model_comes_back_equal(language_model, tmp_path):

@@ -1,7 +1,5 @@
 """SmolLM2-135M-Instruct: a llama of 30 blocks whose output layer is its embedding. 134.5 million weights."""
 
-import math
-from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -39,20 +37,6 @@ def skeleton() -> LlamaForCausalLM:
 def _on_meta(file: GgufFile) -> LlamaForCausalLM:
     with torch.device("meta"):
         return LlamaForCausalLM(file.config()).eval()
-
-
-@torch.inference_mode()
-def perplexity(model: LlamaForCausalLM, windows: Tensor, step: Callable[[], object] = lambda: None) -> float:
-    """exp of the mean negative log likelihood (nats) of `windows`, int64 `[count, tokens]`.
-
-    Each window is read from scratch and its first token is given. `step` is called once a window.
-    """
-    total = 0.0
-    for window in windows:
-        logits = model(input_ids=window[None, :-1], use_cache=False).logits[0]
-        total += torch.nn.functional.cross_entropy(logits, window[1:], reduction="sum").item()
-        step()
-    return math.exp(total / (windows.shape[0] * (windows.shape[1] - 1)))
 
 
 class Writer:

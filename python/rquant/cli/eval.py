@@ -69,6 +69,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json != "-":
         for name, found in outcome.layers.items():
             print(f"\n{name}: the worst of {len(found.rows)} layers\n\n{found.table(SHOWN)}")
+            if found.unmatched:
+                print(
+                    f"not compared, for the float model holds them otherwise: {len(found.unmatched)} layers"
+                )
     if args.report:
         write_file(args.report, evaluate.html_report(outcome))
     return 0

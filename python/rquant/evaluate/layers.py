@@ -30,9 +30,14 @@ class LayerError:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """`str()` is a table, the worst layer first; `rows` are in the model's order."""
+    """`str()` is a table, the worst layer first; `rows` are in the model's order.
+
+    `unmatched` are names of quantized layers that the float model keeps inside another module's tensors: a mixture's
+    experts, an attention's projections.
+    """
 
     rows: list[LayerError]
+    unmatched: list[str] = field(default_factory=list)
 
     @property
     def worst(self) -> list[LayerError]:
@@ -91,12 +96,17 @@ def sensitivity(model: nn.Module, reference: nn.Module, batches: Iterable[Batch]
 
     With `batches` (as `agreement` takes them) the reference runs, and each quantized layer is given what the float one gets,
     so that a layer answers for its own error and not for those before it. Nothing is stored but sums.
-    Raises ValueError, naming the layer, where the reference has none or not a float one, and if nothing is quantized.
+    Raises ValueError where nothing is quantized, no layer has its like in the reference, or the reference's is not float.
     """
     layers = {name: m for name, m in model.named_modules() if isinstance(m, PackedWeight)}
     if not layers:
         raise ValueError("model: expected at least one quantized layer, got none")
-    floats = {name: _float_layer(reference, name) for name in layers}
+    modules = dict(reference.named_modules(remove_duplicate=False))
+    unmatched = [name for name in layers if name not in modules]
+    if len(unmatched) == len(layers):
+        raise ValueError(f"reference: expected layers of the model's names, got none called {unmatched[0]!r}")
+    layers = {name: layer for name, layer in layers.items() if name in modules}
+    floats = {name: _checked_float(name, modules[name]) for name in layers}
     outputs = {name: _Energy() for name in layers}
     weights = {name: _Energy() for name in layers}
     handles = []
@@ -115,17 +125,13 @@ def sensitivity(model: nn.Module, reference: nn.Module, batches: Iterable[Batch]
         finally:
             for handle in handles:
                 handle.remove()
-    return Sensitivity(
-        [
-            LayerError(
-                name,
-                str(layer.scheme),
-                weights[name].sqnr,
-                outputs[name].sqnr if outputs[name].seen else None,
-            )
-            for name, layer in layers.items()
-        ]
-    )
+    rows = [
+        LayerError(
+            name, str(layer.scheme), weights[name].sqnr, outputs[name].sqnr if outputs[name].seen else None
+        )
+        for name, layer in layers.items()
+    ]
+    return Sensitivity(rows, unmatched)
 
 
 def _comparing(layer: nn.Module, energy: _Energy) -> Any:
@@ -135,11 +141,7 @@ def _comparing(layer: nn.Module, energy: _Energy) -> Any:
     return hook
 
 
-def _float_layer(reference: nn.Module, name: str) -> Any:
-    try:
-        layer = reference.get_submodule(name)
-    except AttributeError:
-        raise ValueError(f"reference: expected a layer {name!r}, got a model without one") from None
+def _checked_float(name: str, layer: Any) -> Any:
     if isinstance(layer, PackedWeight) or not isinstance(getattr(layer, "weight", None), Tensor):
         raise ValueError(f"reference: expected a float layer at {name!r}, got {type(layer).__name__}")
     return layer

@@ -50,7 +50,8 @@ def load_pretrained(folder: str | os.PathLike[str], dtype: torch.dtype = torch.f
     if _saved_by_rquant(folder) and getattr(config, "quantization_config", None) is None:
         with torch.device("meta"):
             model = auto.from_config(config)
-        load(folder / "model.safetensors", model)
+        file = folder / "model.safetensors"
+        load(file if file.is_file() else folder, model)
     else:
         model = auto.from_pretrained(folder, dtype=dtype, local_files_only=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
