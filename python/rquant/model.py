@@ -1,6 +1,5 @@
 """A whole model: `quantize` in place, `freeze`."""
 
-
 from torch import Tensor, nn
 
 from . import _native
