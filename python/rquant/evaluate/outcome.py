@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .. import __version__
+from .._rquant import __version__
 from ..info import backend_info
 from ..table import text_table
 from ..viz import Bars
