@@ -83,7 +83,7 @@ def test_eval_shows_tables_and_writes_a_page(folders, tmp_path, capsys):
         argv += [option, str(file)]
     assert main(argv) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[0].split()[:3] == ["scheme", "MB", "perplexity"]
+    assert out.splitlines()[0].split()[:4] == ["scheme", "memory", "MB", "perplexity"]
     assert "int4,group_size=16: the worst of 16 layers" in out
     assert json.loads(files["--json"].read_text())["kind"] == "language"
     page = files["--report"].read_text()

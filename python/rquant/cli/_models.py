@@ -76,9 +76,9 @@ def show(outcome: Any, json_file: str | None) -> None:
     if json_file == "-":
         print(outcome.to_json(), end="")
         return
-    print(outcome.table())
     if json_file:
         write_file(json_file, outcome.to_json())
+    print(outcome.table())
 
 
 def quiet() -> None:

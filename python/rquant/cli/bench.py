@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         model_name=loaded.name,
         settings={"text": text.name, "text_sha256": text.sha256},
     )
-    _models.show(outcome, args.json)
     if args.plot:
         write_file(args.plot, png(draw_bars(outcome.bars())))
+    _models.show(outcome, args.json)
     return 0

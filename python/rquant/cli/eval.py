@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
             for i in range(0, len(sentences), BATCH)
         ]
         outcome = evaluate.encoder(models, batches, reference, **common)
+    if args.report:
+        write_file(args.report, evaluate.html_report(outcome))
     _models.show(outcome, args.json)
     if args.json != "-":
         for name, found in outcome.layers.items():
@@ -73,6 +75,4 @@ def run(args: argparse.Namespace) -> int:
                 print(
                     f"not compared, for the float model holds them otherwise: {len(found.unmatched)} layers"
                 )
-    if args.report:
-        write_file(args.report, evaluate.html_report(outcome))
     return 0

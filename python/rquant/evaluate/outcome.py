@@ -18,13 +18,14 @@ FORMAT = 1
 @dataclass(frozen=True)
 class Column:
     """A figure of each row: `key` in JSON, `title` in the table, `show` how it is written there, in units of `unit`; `bars`: worth a
-    picture."""
+    picture; `log`: on a logarithmic axis where values are far apart."""
 
     key: str
     title: str
     show: str = "{:.2f}"
     unit: float = 1.0
     bars: bool = False
+    log: bool = False
 
     def text(self, value: float | None) -> str:
         """For a table."""
@@ -63,8 +64,8 @@ class Outcome:
                 name: v / column.unit for name, v in values.items() if v is not None and math.isfinite(v)
             }
             if column.bars and known:
-                wide = min(known.values()) > 0 and max(known.values()) > 20 * min(known.values())
-                panels.append(Bars(column.title, known, log=wide))
+                far = min(known.values()) > 0 and max(known.values()) > 20 * min(known.values())
+                panels.append(Bars(column.title, known, log=column.log and far))
         return panels
 
     def to_json(self) -> str:

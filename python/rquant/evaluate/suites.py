@@ -14,9 +14,9 @@ from .outputs import cosine, mean_pooled
 from .recipe import resident_bytes
 from .speed import speeds
 
-_BYTES = Column("bytes", "MB", "{:.1f}", unit=1e6, bars=True)
+_BYTES = Column("bytes", "memory MB", "{:.1f}", unit=1e6, bars=True)
 _PERPLEXITY = (
-    Column("perplexity", "perplexity", "{:,.3f}", bars=True),
+    Column("perplexity", "perplexity", "{:,.3f}", bars=True, log=True),
     Column("change", "change", "{:+.2%}"),
 )
 _AGREEMENT = (
