@@ -108,6 +108,11 @@ def test_a_saved_quantized_model_against_its_float_one(folders, tmp_path, capsys
     on_the_spot = told(
         ["eval", str(folders / "llama"), "--scheme", "int4,group_size=16", *SHORT, "--json", "-"], capsys
     )
+    alone = told(["eval", str(small), *SHORT, "--json", "-"], capsys)["rows"]
+    assert [row["scheme"] for row in alone] == ["small"]
+    assert alone[0]["perplexity"] == by_file["rows"][1]["perplexity"]
+    assert main(["bench", str(small), "--scheme", "int8"]) == 1
+    assert "--scheme: expected a float MODEL, got small, which is quantized" in capsys.readouterr().err
     assert by_file["rows"][1].pop("scheme") == "small"
     assert on_the_spot["rows"][1].pop("scheme") == "int4,group_size=16"
     assert by_file["rows"] == on_the_spot["rows"]

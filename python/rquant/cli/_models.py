@@ -61,12 +61,19 @@ def windows(args: argparse.Namespace, text: Any, tokenizer: Any) -> Any:
     return evaluate.windows(tokens, args.window)
 
 
-def quantized(model: Any, schemes: list[str]) -> dict[str, Any]:
-    """The model as "float", then a twin for each scheme. Raises ValueError for a scheme that is none, before any is made."""
+def models(loaded: Any, schemes: list[str]) -> dict[str, Any]:
+    """The model as "float", then a twin for each scheme; a quantized model alone, under its folder's name.
+
+    Raises ValueError for a scheme that is none, before any is made, and for schemes with a quantized model.
+    """
     from ..evaluate import Recipe
 
+    if loaded.quantized:
+        if schemes:
+            raise ValueError(f"--scheme: expected a float MODEL, got {loaded.name}, which is quantized")
+        return {loaded.name: loaded.model}
     recipes = [Recipe.parse(scheme) for scheme in schemes]
-    return {"float": model} | {recipe.name: recipe.build(model) for recipe in recipes}
+    return {"float": loaded.model} | {recipe.name: recipe.build(loaded.model) for recipe in recipes}
 
 
 def show(outcome: Any, json_file: str | None) -> None:

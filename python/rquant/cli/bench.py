@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = evaluate.load_pretrained(args.model)
     if not loaded.causal:
         raise ValueError(f"MODEL: expected a language model, got {type(loaded.model).__name__}")
-    models = _models.quantized(loaded.model, args.scheme or SCHEMES)
+    models = _models.models(loaded, args.scheme or ([] if loaded.quantized else SCHEMES))
     text = _models.read_text(args)
     windows = _models.windows(args, text, loaded.tokenizer)
     prompt = text.tokens(loaded.tokenizer, args.prompt)[None]

@@ -33,8 +33,6 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """0."""
     _models.check_outputs(args.json, args.report)
-    if args.scheme and args.against:
-        raise ValueError("--against: expected a quantized MODEL, which takes no --scheme")
     from .. import evaluate
     from ..atomic import write_file
     from ..viz import require_matplotlib
@@ -44,9 +42,11 @@ def run(args: argparse.Namespace) -> int:
     _models.quiet()
     loaded = evaluate.load_pretrained(args.model)
     if args.against:
+        if not loaded.quantized or args.scheme:
+            raise ValueError("--against: expected a quantized MODEL and no --scheme")
         models = {"float": evaluate.load_pretrained(args.against).model, loaded.name: loaded.model}
     else:
-        models = _models.quantized(loaded.model, args.scheme)
+        models = _models.models(loaded, args.scheme)
     text = _models.read_text(args)
     settings = {"text": text.name, "text_sha256": text.sha256}
     common: dict[str, Any] = {"model_name": loaded.name, "layers": not args.no_layers, "settings": settings}

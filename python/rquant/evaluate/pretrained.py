@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from ..nn import PackedWeight
 from ..serialize import load
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
@@ -23,6 +24,11 @@ class Pretrained:
     model: nn.Module
     tokenizer: Any
     causal: bool
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any layer is."""
+        return any(isinstance(module, PackedWeight) for module in self.model.modules())
 
 
 def load_pretrained(folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Pretrained:
