@@ -225,7 +225,7 @@ def test_tied_weights_stay_tied(weights):
     model.load_state_dict(model.state_dict())
     one_weight(model)
     assert torch.equal(model(ids), y)
-    assert [name for name, _ in model.named_parameters()] == []
+    assert not any(p.numel() for p in model.parameters())
 
 
 def test_a_frozen_weight_can_be_tied_to_another():
@@ -238,6 +238,25 @@ def test_a_frozen_weight_can_be_tied_to_another():
     assert torch.equal(model.head.weight.dequantize(), model.embed.weight.dequantize())
     with pytest.raises(AttributeError, match="weight: frozen"):
         model.head.weight = nn.Parameter(torch.zeros(40, 16))
+
+
+def test_a_trainable_layer_can_be_tied_to_a_frozen_one():
+    first, second = frozen(model=Tied()), Tied()
+    rquant.quantize(second, "int8")
+    second.head.weight = first.get_parameter("embed.weight")
+    assert second.head.held["_panels"] is first.embed.held["_panels"]
+    assert second.head.scheme == first.embed.scheme
+    assert not second.embed.frozen
+
+
+def test_parameters_tell_dtype_and_device_when_all_is_packed():
+    model = frozen(model=Tied())
+    assert sum(p.numel() for p in model.parameters()) == 0
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.half().parameters()} == {torch.float16}
+    assert {p.device.type for p in model.to("meta").parameters()} == {"meta"}
+    assert not any("like" in name for name in model.state_dict())
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_hooks_come_along_and_their_handles_remove_them(x):
@@ -270,6 +289,7 @@ def test_the_weight_view_reads_as_a_float_tensor():
         lambda: view.data.copy_(plain),
         lambda: view.detach().mul_(2),
         lambda: torch.add(plain, 1, out=view),
+        lambda: setattr(view, "data", plain),
     ):
         with pytest.raises(TypeError, match="read-only"):
             write()

@@ -31,14 +31,12 @@ class PackedWeight(nn.Module):
     OPTIONS: tuple[str, ...] = ()
     """Names of keywords of `wrap` and attributes of the layer, JSON types or a QType: saved, and set by rules."""
     OWN = (_LIKE, *storage.NAMES)
-    """Names of buffers that are how a layer works, not what it is."""
+    """Names of parameters and buffers that are how a layer works, not what it is."""
 
     def begin(self, weight: nn.Parameter, scheme: Scheme) -> None:
         """Start with this float weight, unfrozen."""
         self._parameters["weight"] = weight
         self.scheme = scheme
-        # No elements: they follow `.to()` and `.half()` and tell the compute dtype and device of a frozen layer.
-        self.register_buffer(_LIKE, weight.new_empty(0), persistent=False)
 
     @classmethod
     @abstractmethod
@@ -72,7 +70,8 @@ class PackedWeight(nn.Module):
     @property
     def compute_like(self) -> Tensor:
         """A tensor without elements, of the compute dtype and device."""
-        return self._buffers[_LIKE]  # type: ignore[return-value]
+        like = self._parameters.get(_LIKE)
+        return like if like is not None else self._parameters["weight"].detach().new_empty(0)  # type: ignore[union-attr]
 
     def freeze(self) -> None:
         """Replace the float weight by packed integers; twice is once. Raises ValueError for NaN or infinity."""
@@ -96,9 +95,12 @@ class PackedWeight(nn.Module):
 
     def hold(self, held: storage.Held, like: Tensor | None = None) -> None:
         """Freeze to these very tensors, as a tied layer does with its partner's; computes as `like` does."""
-        self._parameters.pop("weight", None)
+        weight = self._parameters.pop("weight", None)
+        like = weight if like is None else like
         if like is not None:
-            self._buffers[_LIKE] = like.detach().new_empty(0)
+            # Without elements: it follows `.to()` and `.half()`. A parameter, so that code which asks a model's parameters
+            # for dtype and device (transformers' `model.dtype`) finds one when all else is packed.
+            self._parameters[_LIKE] = nn.Parameter(like.detach().new_empty(0), requires_grad=False)
         for name in storage.NAMES:
             self._buffers.pop(name, None)
         self._buffers.update(held)
@@ -123,8 +125,8 @@ class PackedWeight(nn.Module):
         return self.scheme.bits, self.scheme.group_size, self.scheme.symmetric
 
     def _shows_view(self, name: str) -> bool:
-        # while torch's __init__ still runs there is neither weight nor buffer, and the name must look free
-        return name == "weight" and _LIKE in self.__dict__.get("_buffers", ()) and self.frozen
+        # only a frozen layer has it: while torch's __init__ still runs the name must look free
+        return name == "weight" and _LIKE in self.__dict__.get("_parameters", ())
 
     def __getattr__(self, name: str) -> Any:
         if not self._shows_view(name):
@@ -133,11 +135,16 @@ class PackedWeight(nn.Module):
         return self.dequantize() if torch.compiler.is_compiling() else WeightView(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not self._shows_view(name):
-            super().__setattr__(name, value)
-        elif isinstance(value, WeightView) and value.layer.weight_shape == self.weight_shape:
+        tie = (
+            name == "weight"
+            and isinstance(value, WeightView)
+            and value.layer.weight_shape == self.weight_shape
+        )
+        if tie:
             self.scheme = value.layer.scheme
-            self.hold(value.layer.held)
+            self.hold(value.layer.held, None if self.frozen else value.layer.compute_like)
+        elif not self._shows_view(name):
+            super().__setattr__(name, value)
         else:
             raise AttributeError(
                 "weight: frozen; load a state dict, or tie it to a frozen weight of its shape"
@@ -169,6 +176,7 @@ class PackedWeight(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.pop(prefix + _LIKE, None)
         if self.frozen:
             pairs = zip(storage.CANONICAL, self.canonical()[:3], strict=True)
             destination.update({prefix + name: tensor for name, tensor in pairs if tensor is not None})
@@ -191,6 +199,7 @@ class PackedWeight(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs
         )
+        missing = [key for key in missing if key != prefix + _LIKE]
         unexpected_keys += [key for key in unexpected if key.removeprefix(prefix) not in given]
         if not self.frozen and not given:
             missing_keys += missing

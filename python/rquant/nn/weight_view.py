@@ -17,6 +17,10 @@ class WeightView(Tensor):
     """
 
     layer: "PackedWeight"
+    _is_param = True
+    """Torch's mark: `isinstance(view, nn.Parameter)`, as code that reads or ties a layer's `weight` expects."""
+    _is_hf_initialized = True
+    """transformers' mark: not to be filled with random numbers."""
 
     @staticmethod
     def __new__(cls, layer: "PackedWeight") -> "WeightView":
@@ -28,6 +32,16 @@ class WeightView(Tensor):
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """The float weight as a plain tensor, by default of the layer's compute dtype."""
         return self.layer.dequantize(dtype)
+
+    # torch's own `data` would be a tensor without memory, and `data += x` lost without a word
+    @property
+    def data(self) -> "WeightView":  # type: ignore[override]
+        """Another view, as read-only."""
+        return WeightView(self.layer)
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        raise TypeError(f"weight: a frozen weight is read-only, got new data of shape {tuple(value.shape)}")
 
     # A real __torch_function__ keeps torch's fused transformer paths, which would read past the layer, away.
     @classmethod
