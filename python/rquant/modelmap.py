@@ -113,7 +113,7 @@ def rebuild(model: nn.Module, config: Config, source: Source) -> None:
     Raises ValueError that names the first tensor or module that does not fit; the model is then half changed.
     """
     first = {name: names[0] for names in config["ties"] for name in names}
-    _replace_modules(model, config, first, source)
+    replace_modules(model, config, first, source)
     slots = [slot for slot in named_tensors(model) if slot[0] not in config.get("own", ())]
     layers = frozen_layers(model)
     stored_in = {
@@ -160,7 +160,7 @@ def read_packed(name: str, layer: PackedWeight, source: Source) -> tuple[storage
     return storage.hold(q, device), layer.compute_like.new_empty(0, device=device)
 
 
-def _replace_modules(model: nn.Module, config: Config, first: dict[str, str], source: Source) -> None:
+def replace_modules(model: nn.Module, config: Config, first: dict[str, str], source: Source) -> None:
     made: dict[
         int, tuple[nn.Module, nn.Module]
     ] = {}  # what was there and what is now; held, so that ids stay theirs

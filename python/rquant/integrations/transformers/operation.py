@@ -1,0 +1,40 @@
+"""The conversion that transformers 5.x runs on a float weight between reading and placing it."""
+
+from typing import TYPE_CHECKING, Any
+
+from transformers.core_model_loading import ConversionOps
+
+from ...nn import PackedWeight
+
+if TYPE_CHECKING:
+    from .quantizer import RQuantHfQuantizer
+
+
+class QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
+    """Freezes layers to the weights among the tensors; the rest goes through."""
+
+    def __init__(self, hf_quantizer: "RQuantHfQuantizer") -> None:
+        self.hf_quantizer = hf_quantizer
+
+    def convert(
+        self, input_dict: dict[str, Any], *, model: Any = None, missing_keys: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """`input_dict`: full names to tensors, or lists of one. Returns those that transformers shall place."""
+        others = {}
+        for name in list(input_dict):
+            value = input_dict.pop(name)
+            value = value[0] if isinstance(value, list) else value
+            path, _, key = name.rpartition(".")
+            layer = model.get_submodule(path)
+            if key != "weight" or not isinstance(layer, PackedWeight):
+                others[name] = value
+                continue
+            self.hf_quantizer.quantize_into(model, path, value)
+            if missing_keys is not None:
+                missing_keys.discard(name)
+        return others
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        """What is packed stays so when it is saved."""
+        raise NotImplementedError("packed weights are saved as they are")
