@@ -4,7 +4,23 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "python/rquant"
-WITHOUT_TORCH = {"_import_hook", "_native", "_threads", "checkpoint", "configuration", "contents", "info", "numerics", "numpy", "patterns", "qtypes", "safetensors_header", "scheme", "streaming", "sync"}
+WITHOUT_TORCH = {
+    "_import_hook",
+    "_native",
+    "_threads",
+    "checkpoint",
+    "configuration",
+    "contents",
+    "info",
+    "numerics",
+    "numpy",
+    "patterns",
+    "qtypes",
+    "safetensors_header",
+    "scheme",
+    "streaming",
+    "sync",
+}
 
 
 def files() -> dict[Path, str]:

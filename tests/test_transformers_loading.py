@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -48,6 +49,24 @@ def test_what_stays_float_is_chosen_by_name_or_glob(tmp_path):
     assert packed(load(path, include=["model.embed_tokens"])) == {"model.embed_tokens"}
     with pytest.raises(ValueError, match=r"exclude.*lm_haed"):
         load(path, exclude="lm_haed")
+
+
+def test_rules_are_kept_as_json(tmp_path):
+    path = saved(LLAMA.build(), tmp_path)
+    rules = [
+        (re.compile(r"model\.layers\.0\..*"), {"weights": rquant.qint8, "activations": rquant.qint8}),
+        ("lm_head", None),
+        (torch.nn.Embedding, "int2"),
+    ]
+    model = load(path, weights="int4", rules=rules)
+    assert model.model.layers[0].mlp.up_proj.activations is rquant.qint8
+    assert model.model.embed_tokens.scheme.bits == 2
+    assert model.model.layers[1].mlp.up_proj.scheme.bits == 4
+    assert "lm_head" not in packed(model)
+    model.save_pretrained(tmp_path / "q")
+    written = json.loads((tmp_path / "q/config.json").read_text())["quantization_config"]["rules"]
+    assert written[0] == ["re:model\\.layers\\.0\\..*", {"weights": "qint8", "activations": "qint8"}]
+    assert torch.equal(LLAMA.run(CAUSAL.from_pretrained(tmp_path / "q")), LLAMA.run(model))
 
 
 def test_the_report_tells_what_happened_and_large_floats_are_told_loudly(tmp_path, caplog):
@@ -200,3 +219,23 @@ def test_a_trainable_layer_is_not_saved(tmp_path):
     rquant.quantize(model, "int8")
     with pytest.raises(ValueError, match=r"q_proj: expected a frozen layer"):
         attach(model).save_pretrained(tmp_path)
+
+
+def test_modules_that_are_taken_apart(tmp_path):
+    """Attention and, in transformers 5, experts are whole in the checkpoint; a bad part of them is named."""
+    architecture = ARCHITECTURES["mixtral"]
+    model = architecture.build()
+    loaded = load(saved(model, tmp_path / "float"), weights="int4")
+    experts = loaded.model.layers[0].mlp.experts if hasattr(loaded.model.layers[0], "mlp") else None
+    if not isinstance(experts, rquant.nn.Experts):
+        pytest.skip("this transformers holds experts one by one")
+    assert not any(p.numel() for p in experts.parameters())
+    with pytest.raises(ValueError, match="expected layers of one weight, got Experts"):
+        loaded.dequantize()
+    model.model.layers[1].mlp.experts.down_proj.data[2, 5, 7] = torch.inf
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.experts\.down_proj\.2\.weight.*\[5, 7\]"):
+        load(saved(model, tmp_path / "bad"))
+    excluded = load(tmp_path / "float", exclude="*experts*")
+    assert excluded.model.layers[0].mlp.experts.down_proj.dim() == 3
+    excluded.save_pretrained(tmp_path / "q")
+    assert torch.equal(architecture.run(CAUSAL.from_pretrained(tmp_path / "q")), architecture.run(excluded))

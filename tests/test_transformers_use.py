@@ -131,10 +131,10 @@ def test_one_float_weight_is_alive_at_a_time(tmp_path, monkeypatch):
     seen, most = [], []
     original = RQuantHfQuantizer.quantize_into
 
-    def watched(self, model, name, weight):
+    def watched(self, model, path, name, weight):
         most.append(sum(ref() is not None for ref in seen))
         seen.append(weakref.ref(weight))
-        original(self, model, name, weight)
+        original(self, model, path, name, weight)
 
     monkeypatch.setattr(RQuantHfQuantizer, "quantize_into", watched)
     quantized(LLAMA, tmp_path, weights="int4")

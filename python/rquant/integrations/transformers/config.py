@@ -1,11 +1,13 @@
 """`RQuantConfig`: what `from_pretrained` is asked for, and what a saved model's config.json says of it."""
 
 import copy
+import re
 from typing import Any
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ...qtypes import QType, qint8, qtype_of
+from ...rules import Rules, rules_to_json
 from ...scheme import Scheme
 from ...selection import Patterns
 
@@ -34,7 +36,7 @@ class RQuantConfig(QuantizationConfigMixin):
         include: Patterns = None,
         exclude: Patterns = None,
         modules_to_not_convert: list[str] | None = None,
-        rules: Any = None,
+        rules: Rules = None,
         optimizer: str = "minmax",
         version: int = VERSION,
         layers: list[dict[str, Any]] | None = None,
@@ -55,7 +57,7 @@ class RQuantConfig(QuantizationConfigMixin):
         self.include = _listed(include)
         self.exclude = _listed(exclude)
         self.modules_to_not_convert = _listed(modules_to_not_convert)
-        self.rules = rules
+        self.rules = None if rules is None else rules_to_json(rules)
         self.optimizer = optimizer
         self.version = version
         self.layers = layers
@@ -81,4 +83,7 @@ class RQuantConfig(QuantizationConfigMixin):
 
 
 def _listed(patterns: Patterns) -> list[str] | None:
-    return [patterns] if isinstance(patterns, str) else None if patterns is None else list(patterns)
+    if patterns is None:
+        return None
+    several = [patterns] if isinstance(patterns, str | re.Pattern | type) else list(patterns)
+    return [match for match, _ in rules_to_json((pattern, None) for pattern in several)]

@@ -4,8 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.core_model_loading import ConversionOps
 
-from ...nn import PackedWeight
-
 if TYPE_CHECKING:
     from .quantizer import RQuantHfQuantizer
 
@@ -24,12 +22,11 @@ class QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
         for name in list(input_dict):
             value = input_dict.pop(name)
             value = value[0] if isinstance(value, list) else value
-            path, _, key = name.rpartition(".")
-            layer = model.get_submodule(path)
-            if key != "weight" or not isinstance(layer, PackedWeight):
+            if not self.hf_quantizer.param_needs_quantization(model, name):
                 others[name] = value
                 continue
-            self.hf_quantizer.quantize_into(model, path, value)
+            path, _, key = name.rpartition(".")
+            self.hf_quantizer.quantize_into(model, path, key, value)
             if missing_keys is not None:
                 missing_keys.discard(name)
         return others

@@ -11,9 +11,11 @@ from transformers.utils import logging
 from ...model import freeze
 from ...modelmap import join
 from ...nn import PackedWeight, storage
-from . import skeleton
+from ...nn.placing import place
+from . import layers, skeleton
 from .config import METHOD, RQuantConfig
-from .restore import dequantize_layers
+from .containers import Pending
+from .restore import dequantize_layers, keep_packed_names
 
 logger = logging.get_logger("transformers.rquant")  # shows what transformers' own verbosity shows
 
@@ -32,6 +34,7 @@ class RQuantHfQuantizer(HfQuantizer):
     def __init__(self, quantization_config: RQuantConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._transposed: set[str] = set()
+        self._pending: dict[str, Pending] = {}
         self._missing: set[str] = set()
         self._dtypes: dict[str, torch.dtype] = {}
         self._first_error: ValueError | None = None
@@ -75,14 +78,14 @@ class RQuantHfQuantizer(HfQuantizer):
             skeleton.rebuild_skeleton(model, self.quantization_config, dtype)
             self._set_ties_aside(model)
         else:
-            self.report = skeleton.quantize_skeleton(model, self.quantization_config)
+            self.report, self._pending = skeleton.quantize_skeleton(model, self.quantization_config)
         return model
 
     def _set_ties_aside(self, model: nn.Module) -> None:
         """Keep transformers from tying packed layers while not all of them hold something."""
         ties: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
-        layers = skeleton.packed_layers(model)
-        self._ties = {t: s for t, s in ties.items() if t.removesuffix(".weight") in layers}
+        packed = skeleton.packed_layers(model)
+        self._ties = {t: s for t, s in ties.items() if t.removesuffix(".weight") in packed}
         for target in self._ties:
             del ties[target]
 
@@ -92,6 +95,8 @@ class RQuantHfQuantizer(HfQuantizer):
         """Whether the tensor of this name is ours to place: a float weight to quantize, or part of a packed one."""
         path, _, name = param_name.rpartition(".")
         module = model.get_submodule(path)
+        if path in self._pending:
+            return name in module._parameters
         if not isinstance(module, PackedWeight):
             return False
         return name in storage.CANONICAL if module.frozen else name == "weight" and not self.pre_quantized
@@ -120,19 +125,21 @@ class RQuantHfQuantizer(HfQuantizer):
         elif param_name in self._missing:  # comes without values, which transformers makes next
             layer._parameters[name] = nn.Parameter(value)
         else:
-            self.quantize_into(model, path, value)
+            self.quantize_into(model, path, name, value)
 
-    def quantize_into(self, model: nn.Module, name: str, weight: Tensor) -> None:
-        """Freeze the layer of this name to its float weight, which may be dropped then.
+    def quantize_into(self, model: nn.Module, path: str, name: str, value: Tensor) -> None:
+        """Pack the float parameter `name` of the module at `path`, which may be dropped then.
 
         A bad weight is told once all is read, when no loader is between the error and the user.
         """
-        layer: Any = model.get_submodule(name)
         try:
-            skeleton.take_weight(layer, weight, name in self._transposed)
+            if path in self._pending:
+                self._pending[path].take(name, value)
+            else:
+                layer: Any = model.get_submodule(path)
+                layers.take_weight(layer, value, path in self._transposed)
         except ValueError as error:
-            self._first_error = self._first_error or ValueError(f"{name}.{error}")
-            skeleton.take_weight(layer, torch.zeros_like(weight), name in self._transposed)
+            self._first_error = self._first_error or ValueError(f"{path}.{error}")
 
     def update_missing_keys(self, model: nn.Module, missing_keys: list[str], prefix: str) -> list[str]:
         """4.57: what the checkpoint lacks is told here, before anything is read; further names of a tied weight it may."""
@@ -153,26 +160,30 @@ class RQuantHfQuantizer(HfQuantizer):
         if self._first_error is not None:
             raise self._first_error
         self.validate_environment(device_map=getattr(model, "hf_device_map", None))
-        layers = skeleton.packed_layers(model)
+        for name, pending in self._pending.items():
+            if not pending.done:
+                pending.fill()
+            place(model, name, pending.container)
+        found = skeleton.packed_layers(model)
         if self.pre_quantized:
-            self._refuse_missing(layers)
-            for name, layer in layers.items():
+            self._refuse_missing(found)
+            for name, layer in found.items():
                 if layer.held:
-                    skeleton.pack(name, layer)
+                    layers.pack(name, layer)
             self._cast_floats(model)
             for target, source in self._ties.items():
                 model.all_tied_weights_keys[target] = source  # type: ignore[union-attr, index]
-            self._tie(model, layers)
+            self._tie(found)
         else:
             freeze(model)  # what the checkpoint lacked, and transformers initialized
-            for layer in layers.values():
-                skeleton.unshield(layer)
+            for layer in found.values():
+                layers.unshield(layer)
             self._warn_of_floats()
         attach(model, self)
         return model
 
-    def _refuse_missing(self, layers: dict[str, PackedWeight]) -> None:
-        for name, layer in layers.items():
+    def _refuse_missing(self, found: dict[str, PackedWeight]) -> None:
+        for name, layer in found.items():
             tensors = {**layer.held, "bias": layer._parameters.get("bias")}
             for part, tensor in tensors.items():
                 full = join(name, part)
@@ -189,9 +200,9 @@ class RQuantHfQuantizer(HfQuantizer):
             if name in self._dtypes and tensor.dtype != self._dtypes[name]:
                 tensor.data = tensor.data.to(self._dtypes[name])
 
-    def _tie(self, model: nn.Module, layers: dict[str, PackedWeight]) -> None:
+    def _tie(self, found: dict[str, PackedWeight]) -> None:
         for names in self.quantization_config.ties or ():
-            tied = [layers[n] for full in names if (n := full[: -len(".weight")]) in layers]
+            tied = [found[n] for full in names if (n := full[: -len(".weight")]) in found]
             for layer in tied[1:]:
                 layer.hold(tied[0].held, like=tied[0].compute_like)
 
@@ -221,7 +232,9 @@ class RQuantHfQuantizer(HfQuantizer):
         config = self.quantization_config
         config.layers, config.ties = skeleton.describe_layers(model)
         repeated = self._repeated_keys()
-        return {key: tensor for key, tensor in model.state_dict().items() if key not in repeated}, {}
+        state = {key: tensor for key, tensor in model.state_dict().items() if key not in repeated}
+        keep_packed_names(model, state)
+        return state, {}
 
     def _repeated_keys(self) -> set[str]:
         """Names of packed tensors that are stored under another name, that of the first layer tied to theirs."""

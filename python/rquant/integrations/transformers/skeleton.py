@@ -1,21 +1,19 @@
-"""What is done to a model on the meta device before its tensors are read, and to one layer at a time while they are.
-
-A layer that holds its packed tensors shields them while transformers loads: it makes non-persistent buffers anew, so
-until `unshield` they pass for persistent ones.
-"""
+"""What is done to a model on the meta device before its tensors are read."""
 
 import re
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...model import quantize
 from ...modelmap import Source, describe, join, replace_modules
-from ...nn import PackedWeight, storage
+from ...nn import PackedWeight
 from ...nn.linear import is_conv1d
 from ...report import Report
 from .config import RQuantConfig
+from .containers import Pending, put_back
+from .layers import shield
 
 
 def packed_layers(model: nn.Module) -> dict[str, PackedWeight]:
@@ -38,14 +36,19 @@ def keeps_float32(model: nn.Module, name: str, dtype: torch.dtype) -> bool:
     return any(re.search(rf"(^|\.){part}($|\.)", name) for part in parts)
 
 
-def quantize_skeleton(model: nn.Module, config: RQuantConfig) -> Report:
-    """Replace the chosen modules of a float model on meta by layers that are trainable until their weight has come."""
+def quantize_skeleton(model: nn.Module, config: RQuantConfig) -> tuple[Report, dict[str, Pending]]:
+    """Replace the chosen modules of a float model on meta by layers that are trainable until their weight has come.
+
+    Modules that would be taken apart stay whole so long.
+    """
     for target, source in getattr(model, "all_tied_weights_keys", {}).items():
         parent, _, key = target.rpartition(".")
         setattr(model.get_submodule(parent), key, model.get_parameter(source))
     left_out = [name for name, _ in model.named_modules() if name and _is_left_out(name, config)]
     exclude = [*(config.exclude or ()), *left_out]
-    return quantize(model, **config.quantize_arguments(), include=config.include, exclude=exclude or None)
+    before = dict(model.named_modules())
+    report = quantize(model, **config.quantize_arguments(), include=config.include, exclude=exclude or None)
+    return report, put_back(model, before)
 
 
 def _is_left_out(name: str, config: RQuantConfig) -> bool:
@@ -72,21 +75,22 @@ def rebuild_skeleton(model: nn.Module, config: RQuantConfig, dtype: torch.dtype)
     """
     if config.layers is None:
         raise ValueError("quantization_config: expected `layers`, as save_pretrained writes them, got none")
-    found = _found_names(model, [name for entry in config.layers for name in entry["names"]])
-    modules: dict[str, Any] = {}
-    for entry in config.layers:
-        for name in filter(found.get, entry["names"]):
-            wide = keeps_float32(model, found[name], dtype)
-            own = torch.float32 if wide else model.get_parameter(join(found[name], "weight")).dtype
-            modules[found[name]] = {**entry, "dtype": str(own).removeprefix("torch.")}
+    listed = [(name, entry) for entry in config.layers for name in entry["names"]]
+    whole = [(name, {"class": entry["class"]}) for name, entry in listed if "weights" not in entry]
+    _replace(model, {name: entry for key, entry in whole if (name := _found(model, key))})
+    modules, found = {}, {}
+    for key, entry in listed:
+        name = _found(model, key)
+        if name and "weights" in entry:
+            wide = keeps_float32(model, name, dtype)
+            own = torch.float32 if wide else model.get_parameter(join(name, "weight")).dtype
+            modules[name] = {**entry, "dtype": str(own).removeprefix("torch.")}
+            found[key] = name
     ties = [
         [join(found[n], "weight") for t in names if (n := t[: -len(".weight")]) in found]
         for names in config.ties or ()
     ]
-    packed: dict[str, tuple[int, ...]] = {join(name, "weight_packed"): () for name in modules}
-    replace_modules(
-        model, {"modules": modules}, {}, Source(packed, model.get_buffer, "quantization_config: ")
-    )
+    _replace(model, modules)
     repeated = {name[: -len(".weight")] for names in ties for name in names[1:]}
     for name, layer in packed_layers(model).items():
         layer.hold(
@@ -95,40 +99,20 @@ def rebuild_skeleton(model: nn.Module, config: RQuantConfig, dtype: torch.dtype)
         shield(layer)
 
 
-def _found_names(model: nn.Module, names: list[str]) -> dict[str, str]:
-    """Listed name -> name in this model, which may be the inner model of the one that was saved, or have it inside."""
-    prefix, here, found = f"{model.base_model_prefix}.", dict(model.named_modules(remove_duplicate=False)), {}
-    for name in names:
-        for candidate in (name, name.removeprefix(prefix), prefix + name):
-            if candidate in here:
-                found[name] = candidate
-                break
-    return found
+def _replace(model: nn.Module, modules: dict[str, Any]) -> None:
+    packed: dict[str, tuple[int, ...]] = {join(name, "weight_packed"): () for name in modules}
+    replace_modules(
+        model, {"modules": modules}, {}, Source(packed, model.get_buffer, "quantization_config: ")
+    )
 
 
-def shield(layer: PackedWeight) -> None:
-    """Have the packed tensors pass for persistent buffers, and the layer for initialized."""
-    layer._non_persistent_buffers_set.difference_update(layer.held)
-    layer._is_hf_initialized = True  # type: ignore[assignment]
-
-
-def unshield(layer: PackedWeight) -> None:
-    """Undo `shield`."""
-    layer.hold(layer.held)
-
-
-def take_weight(layer: PackedWeight, weight: Tensor, transposed: bool) -> None:
-    """Freeze `layer` to the float `weight` that was read for it. Raises ValueError for a wrong shape, NaN or infinity."""
-    value = weight.T.contiguous() if transposed else weight
-    if value.shape != layer.weight_shape:
-        raise ValueError(f"weight: expected shape {layer.weight_shape}, got {tuple(value.shape)}")
-    layer._parameters["weight"] = nn.Parameter(value, requires_grad=False)
-    layer.freeze()
-    shield(layer)
-
-
-def pack(name: str, layer: PackedWeight) -> None:
-    """Hold the canonical tensors that were read as this device wants them. Raises ValueError that names a bad one."""
-    q = storage.checked(layer.held, join(name, ""), layer.weight_shape, layer.scheme)
-    device = q.codes.device
-    layer.hold(storage.hold(q, device), like=layer.compute_like.new_empty(0, device=device))
+def _found(model: nn.Module, name: str) -> str | None:
+    """The listed name in this model, which may be the inner model of the one that was saved, or have it inside."""
+    prefix = f"{model.base_model_prefix}."
+    for candidate in (name, name.removeprefix(prefix), prefix + name):
+        try:
+            model.get_submodule(candidate)
+        except AttributeError:
+            continue
+        return candidate
+    return None
