@@ -157,6 +157,17 @@ def test_a_head_that_the_checkpoint_lacks_is_initialized_and_quantized(tmp_path)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_bias_that_the_checkpoint_lacks_is_zero(tmp_path):
+    opt = ARCHITECTURES["opt"]
+    path = saved(opt.build(), tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    tensors = {name: tensor + 1 for name, tensor in tensors.items() if not name.endswith("layers.0.fc1.bias")}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    layers = load(path).model.decoder.layers
+    assert torch.equal(layers[0].fc1.bias, torch.zeros(64))
+    assert torch.equal(layers[1].fc1.bias, torch.ones(64))
+
+
 def test_a_bad_weight_is_named(tmp_path):
     model = LLAMA.build()
     model.model.layers[1].mlp.up_proj.weight.data[3, 5] = torch.nan

@@ -64,6 +64,17 @@ def test_a_missing_tensor_is_named(directory, part):
         CAUSAL.from_pretrained(directory)
 
 
+def test_a_missing_bias_is_named(tmp_path):
+    opt = ARCHITECTURES["opt"]
+    opt.build().save_pretrained(tmp_path)
+    CAUSAL.from_pretrained(tmp_path, quantization_config=rquant.RQuantConfig()).save_pretrained(
+        tmp_path / "q"
+    )
+    change(tmp_path / "q", lambda tensors: tensors.pop("model.decoder.layers.0.fc1.bias"))
+    with pytest.raises(ValueError, match=r"layers\.0\.fc1\.bias: missing from the checkpoint"):
+        CAUSAL.from_pretrained(tmp_path / "q")
+
+
 def test_wrong_shapes_and_values_are_named(directory):
     change(directory, lambda t: t.update({f"{LAYER}.weight_scale": torch.ones(96, 3).half()}))
     with pytest.raises(ValueError, match=rf"{LAYER}\.weight_scale: expected shape \(96, 2\), got \(96, 3\)"):

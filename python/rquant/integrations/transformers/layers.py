@@ -11,9 +11,10 @@ from ...nn import PackedWeight, storage
 
 
 def shield(layer: PackedWeight) -> None:
-    """Have the packed tensors pass for persistent buffers, and the layer for initialized."""
+    """Have the packed tensors pass for persistent buffers, and the layer for initialized unless it lacks its bias."""
     layer._non_persistent_buffers_set.difference_update(layer.held)
-    layer._is_hf_initialized = True  # type: ignore[assignment]
+    bias = layer._parameters.get("bias")
+    layer._is_hf_initialized = bias is None or getattr(bias, "_is_hf_initialized", False)
 
 
 def unshield(layer: PackedWeight) -> None:

@@ -36,6 +36,7 @@ class RQuantHfQuantizer(HfQuantizer):
         self._transposed: set[str] = set()
         self._pending: dict[str, Pending] = {}
         self._missing: set[str] = set()
+        self._dtype = torch.float32
         self._dtypes: dict[str, torch.dtype] = {}
         self._first_error: ValueError | None = None
 
@@ -69,13 +70,15 @@ class RQuantHfQuantizer(HfQuantizer):
         self._transposed = skeleton.conv1d_names(model)
         if self.pre_quantized:
             tensors = [*model.named_parameters(), *model.named_buffers()]
-            dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.get_default_dtype())
+            self._dtype = next(
+                (t.dtype for _, t in tensors if t.is_floating_point()), torch.get_default_dtype()
+            )
             self._dtypes = {
                 name: torch.float32 if skeleton.keeps_float32(model, name, t.dtype) else t.dtype
                 for name, t in tensors
                 if t.is_floating_point()
             }
-            skeleton.rebuild_skeleton(model, self.quantization_config, dtype)
+            skeleton.rebuild_skeleton(model, self.quantization_config, self._dtype)
             self._set_ties_aside(model)
         else:
             self.report, self._pending = skeleton.quantize_skeleton(model, self.quantization_config)
@@ -161,8 +164,11 @@ class RQuantHfQuantizer(HfQuantizer):
             raise self._first_error
         self.validate_environment(device_map=getattr(model, "hf_device_map", None))
         for name, pending in self._pending.items():
-            if not pending.done:
-                pending.fill()
+            if not pending.done:  # it has children, or parameters that the checkpoint lacked
+                try:
+                    pending.fill()
+                except ValueError as error:
+                    raise ValueError(f"{name}.{error}") from None
             place(model, name, pending.container)
         found = skeleton.packed_layers(model)
         if self.pre_quantized:
@@ -199,6 +205,8 @@ class RQuantHfQuantizer(HfQuantizer):
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if name in self._dtypes and tensor.dtype != self._dtypes[name]:
                 tensor.data = tensor.data.to(self._dtypes[name])
+        if getattr(model.config, "_pre_quantization_dtype", self._dtype) is None:
+            model.config._pre_quantization_dtype = self._dtype  # type: ignore[union-attr]
 
     def _tie(self, found: dict[str, PackedWeight]) -> None:
         for names in self.quantization_config.ties or ():

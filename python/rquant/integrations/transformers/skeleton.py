@@ -97,6 +97,7 @@ def rebuild_skeleton(model: nn.Module, config: RQuantConfig, dtype: torch.dtype)
             {} if name in repeated else layer.held, like=torch.empty(0, dtype=layer.compute_like.dtype)
         )
         shield(layer)
+        layer._is_hf_initialized = True  # type: ignore[assignment]  # what is missing is an error, bias too
 
 
 def _replace(model: nn.Module, modules: dict[str, Any]) -> None:
