@@ -19,7 +19,8 @@ from ._backends.reference import scale_of
 from ._native import QMatrix
 from .modelmap import Source, frozen_layers, join, read_packed, rebuild
 from .nn import Linear, PackedWeight, storage
-from .serialize import PathLike, opened
+from .safetensors_header import PathLike
+from .serialize import opened
 
 __all__ = ["ColwiseParallel", "RowwiseParallel", "load"]
 
