@@ -3,10 +3,10 @@
     python benches/bench_stream.py
     python benches/bench_stream.py --gb 0.5 --weights int8 --folder /mnt/scratch
 
-The checkpoint is of the shape of a Llama: bfloat16, shards of a gigabyte, a vocabulary of 128,256 whose head is the largest
-weight. For each type it is converted undisturbed; then once more, killed (kill -9) several times, whenever another part of
-the result is on disk, and run again until it is done; the bytes of both must be equal. While it runs, its peak memory is read from
-/proc: `VmHWM` counts every page, those of mapped files too, and `RssAnon` what it allocated. The limit is 1 GB and the
+The checkpoint is of the shape of a Llama: bfloat16, shards of a gigabyte, the embedding and the head an eighth of it each.
+For each type it is converted undisturbed; then once more, killed (kill -9) several times, whenever another part of the
+result is on disk, and run again until it is done; the bytes of both must be equal. While it runs, its peak memory is read
+from /proc: `VmHWM` counts every page, those of mapped files too, and `RssAnon` what it allocated. The limit is 1 GB and the
 largest tensor. `read` is how fast the same files are read here by themselves. Needs Linux and three times the size on disk.
 """
 
