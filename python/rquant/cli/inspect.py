@@ -7,7 +7,7 @@ from typing import Any
 
 from ..contents import Contents, PackedLayer, read_contents
 from ..safetensors_header import ITEMSIZE, Spec
-from ._table import table
+from ..table import text_table
 
 
 def add_parser(subparsers: Any) -> None:
@@ -82,7 +82,7 @@ def _to_text(contents: Contents, every: bool) -> str:
     total = _totals(contents)
     bits = total["packed_bits_per_weight"]
     lines.append(("all", "", "", f"{bits:.2f}" if bits else "", f"{total['bytes']:,}"))
-    text = table(("name", "shape", "stored as", "bits", "bytes"), lines, right=(3, 4))
+    text = text_table(("name", "shape", "stored as", "bits", "bytes"), lines, left=3)
     text += f"\n\n{total['packed_layers']} packed layers, {total['packed_bytes']:,} bytes"
     text += f"; {total['other_tensors']} other tensors, {total['other_bytes']:,} bytes"
     text += f"; {len(contents.checkpoint.headers)} file{'s' if contents.checkpoint.index else ''}"
