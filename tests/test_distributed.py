@@ -276,6 +276,10 @@ def sharded_parameters(mesh):
             "DDP": nn.parallel.DistributedDataParallel,
         }.items():
             x, model = inputs(3, 96), model_of(freeze=freeze)["block"]
+            if freeze and name == "FSDP, flat parameters":
+                # they must agree on requires_grad, and what tells a frozen layer's dtype needs none
+                model.requires_grad_(False)
+                x.requires_grad_()
             want = model(x).detach()
             model = wrap(model)
             got = model(x)
