@@ -1,5 +1,8 @@
 """Tensor parallelism and sharded parameters: two gloo processes compute what one does."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -239,6 +242,27 @@ def test_each_rank_loads_its_part(pair, tmp_path):
         assert on_cpu == sorted(
             [(64, 48), (96, 32), (64, 48), (32, 48)]
         )  # up, down; the tied head, whole and cut
+
+
+def kept(mesh):
+    layer, x = model_of()["block"].up, inputs(3, 96)
+    parallelize_module(layer, mesh, ColwiseParallel())
+    y = layer(x)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(twin(x), y)
+    state = layer.state_dict()
+    layer.load_state_dict(state)
+    assert torch.equal(layer(x), y)
+    with pytest.raises(ValueError, match="ColwiseLinear"):
+        rquant.save(nn.Sequential(layer), "never.safetensors")
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def test_a_part_is_copied_and_has_a_state_but_is_no_model_to_save(pair):
+    for shapes in pair(kept):
+        assert shapes == {
+            "bias": (64,), "weight_packed": (64, 48), "weight_scale": (64, 3), "weight_zero_point": (64, 3)
+        }  # fmt: skip
 
 
 def compiled(mesh):

@@ -22,9 +22,10 @@ def _to_bias(grad: Tensor, needed: bool) -> Tensor | None:
 
 
 def _differentiable(op: Any, kernel: Callable[..., Any], keep: Callable[..., Any], backward: Any) -> Any:
-    """An op like `op`, computed by `kernel`, that has a gradient: an op, so that traced and exported programs have it too.
+    """What computes as `kernel`, an op's, and has a gradient: `keep(ctx, inputs, output)` saves what `backward(ctx, grad)` needs.
 
-    `keep(ctx, inputs, output)` saves what `backward(ctx, grad)` needs. For functorch it is a Function, which torch wants then.
+    Called, it is a Function, which costs the least; in a transform of functorch one of the kind that this needs; and traced,
+    compiled or exported an op like `op`, so that the program has the gradient too.
     """
     name, arguments = f"{op._opname}_differentiable", str(op._schema).partition("(")[2]
     _library.define(f"{name}({arguments.replace('=None', '')}", tags=(torch.Tag.pt2_compliant_tag,))
@@ -32,14 +33,23 @@ def _differentiable(op: Any, kernel: Callable[..., Any], keep: Callable[..., Any
     register_fake(f"rquant::{name}", op, lib=_library)
     register_autograd(f"rquant::{name}", backward, setup_context=keep, lib=_library)
     differentiable = getattr(torch.ops.rquant, name).default
-    parts = {"forward": kernel, "setup_context": keep, "backward": backward}
-    function: Any = type(
-        name, (Function,), {"generate_vmap_rule": True, **{k: staticmethod(f) for k, f in parts.items()}}
-    )
+
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        keep(ctx, arguments, output := kernel(*arguments))
+        return output  # type: ignore[no-any-return]
+
+    def function(**parts: Any) -> Any:
+        return type(name, (Function,), {key: staticmethod(part) for key, part in parts.items()})
+
+    eager = function(forward=forward, backward=backward)
+    transformed = function(forward=kernel, setup_context=keep, backward=backward)
+    transformed.generate_vmap_rule = True
 
     def call(*arguments: Any) -> Tensor:
-        transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-        return function.apply(*arguments) if transformed else differentiable(*arguments)  # type: ignore[no-any-return]
+        if torch.compiler.is_compiling() or torch._C._is_tracing():
+            return differentiable(*arguments)  # type: ignore[no-any-return]
+        # with a `setup_context` a Function costs four times as much
+        return (transformed if torch._C._are_functorch_transforms_active() else eager).apply(*arguments)  # type: ignore[no-any-return]
 
     return call
 
