@@ -183,7 +183,7 @@ def load(
 ) -> nn.Module:
     """`rquant.load`, then `parallelize_module`; of a weight that is cut, a rank copies and packs its own part alone.
 
-    `model`: the float skeleton, best built under `torch.device("meta")`. A tied weight is first loaded whole. Raises what
+    (It reads all of a file that has checksums, to verify them.) `model`: the float skeleton, best built under `torch.device("meta")`. A tied weight is first loaded whole. Raises what
     both raise.
     """
     with opened(path, model) as (config, source):
