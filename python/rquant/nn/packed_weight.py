@@ -70,7 +70,9 @@ class PackedWeight(nn.Module):
     @property
     def compute_like(self) -> Tensor:
         """A tensor without elements, of the compute dtype and device."""
-        like = self._parameters.get(_LIKE)
+        like = self._parameters.get(
+            _LIKE, self.__dict__.get(_LIKE)
+        )  # FSDP puts a tensor in the parameter's place
         return like if like is not None else self._parameters["weight"].detach().new_empty(0)  # type: ignore[union-attr]
 
     def freeze(self) -> None:
@@ -126,7 +128,7 @@ class PackedWeight(nn.Module):
 
     def _shows_view(self, name: str) -> bool:
         # only a frozen layer has it: while torch's __init__ still runs the name must look free
-        return name == "weight" and _LIKE in self.__dict__.get("_parameters", ())
+        return name == "weight" and (_LIKE in self.__dict__.get("_parameters", ()) or _LIKE in self.__dict__)
 
     def __getattr__(self, name: str) -> Any:
         if not self._shows_view(name):
