@@ -100,9 +100,10 @@ pub(crate) unsafe fn write_rows(
         // SAFETY: this function's own memory.
         let row = unsafe { Shared::new(wide).rectangle(0, used, 1, used) };
         isa.finish(f, cols, &factors[r..r + 1], bias, row);
-        // SAFETY: the caller's promise.
         match out.bfloat16() {
+            // SAFETY: the caller's promise.
             Some(out) => isa.round_bf16(wide, unsafe { out.slice(at + r * n, used) }),
+            // SAFETY: the caller's promise.
             None => unsafe { out.write(at + r * n, wide) },
         }
     }
