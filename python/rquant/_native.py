@@ -272,11 +272,7 @@ def linear(
 
     `scale`: ready-made activation scales for the integer arithmetic, float32, one a row or a single one for all.
     """
-    bias_at = bias_dtype = 0
-    if bias is not None:
-        bias_at, bias_dtype = _address(bias, "bias"), _code(bias, "bias")
-        if bias.shape[0] != n:
-            raise ValueError(f"bias: expected {n} elements, got {bias.shape[0]}")
+    bias_at, bias_dtype = _bias(bias, n)
     scale_at = scales = 0
     if scale is not None:
         scales = int(np.prod(scale.shape))
@@ -285,6 +281,46 @@ def linear(
     _rquant.linear(
         _address(x, "x"), _code(x, "x"), m, k, _address(panels, "panels"), panels.nbytes,
         bias_at, bias_dtype, _address(out, "out"), n, integer, scale_at, scales, get_num_threads(),
+    )  # fmt: skip
+
+
+def _bias(bias: Array | None, n: int) -> tuple[int, int]:
+    if bias is None:
+        return 0, 0
+    if bias.shape[0] != n:
+        raise ValueError(f"bias: expected {n} elements, got {bias.shape[0]}")
+    return _address(bias, "bias"), _code(bias, "bias")
+
+
+def linear_outliers(
+    x: Array,
+    panels: Array,
+    bias: Array | None,
+    out: Array,
+    sizes: tuple[int, int, int],
+    threshold: float | None,
+    columns: Array | None,
+    column_weight: Array | None,
+) -> None:
+    """`linear` in integers, sizes `(m, k, n)`, but for some columns of x in float: int64 `columns` with, if they are kept
+    in float, their weights `[n, columns]`; or those that reach `threshold`."""
+    m, k, n = sizes
+    columns_at, count, weight_at, weight_dtype = 0, 0, 0, 0
+    if columns is not None:
+        columns_at, count = _typed(columns, "columns", "int64"), columns.shape[0]
+        threshold = None
+        if column_weight is not None and count:
+            if tuple(column_weight.shape) != (n, count):
+                got = tuple(column_weight.shape)
+                raise ValueError(f"column_weight: expected shape {(n, count)}, got {got}")
+            weight_at, weight_dtype = (
+                _address(column_weight, "column_weight"),
+                _code(column_weight, "column_weight"),
+            )
+    _rquant.linear_outliers(
+        _address(x, "x"), _code(x, "x"), m, k, _address(panels, "panels"), panels.nbytes,
+        *_bias(bias, n), _address(out, "out"), n,
+        threshold, columns_at, count, weight_at, weight_dtype, get_num_threads(),
     )  # fmt: skip
 
 

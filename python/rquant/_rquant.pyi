@@ -154,6 +154,30 @@ def linear(
     Otherwise float arithmetic. A row of x with NaN or infinity gives a row of NaN.
     """
 
+def linear_outliers(
+    x: int,
+    dtype: int,
+    m: int,
+    k: int,
+    panels: int,
+    panels_len: int,
+    bias: int,
+    bias_dtype: int,
+    out: int,
+    n: int,
+    threshold: float | None,
+    columns: int,
+    count: int,
+    column_weight: int,
+    column_dtype: int,
+    threads: int,
+) -> None:
+    """`linear` in integer arithmetic but for some columns of x, which are multiplied in float.
+
+    With `threshold`, those in which some |x| of a row without NaN or infinity reaches it; else the `count` ascending
+    int64 `columns`. Their weights are dequantized, or with fixed columns `column_weight` `[n, count]` (0 for none).
+    """
+
 def gemm_i32(a: int, m: int, k: int, panels: int, panels_len: int, out: int, n: int, threads: int) -> None:
     """`out[m, n] = a[m, k] @ q.T`: exact int32 product of int8 `a` and the bare codes. k <= 131071."""
 

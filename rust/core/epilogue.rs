@@ -85,10 +85,27 @@ pub(crate) unsafe fn write_rows(
     panel: &Panel,
     factors: &[f32],
     bias: Option<&[f32]>,
+    place: (SharedOut, usize, usize),
+) {
+    let bias = bias.map(|b| &b[panel.first..panel.first + panel.used]);
+    // SAFETY: the caller's promise.
+    unsafe { write_rows_plus(isa, f, panel, factors, bias, place) }
+}
+
+/// The same, with what is added given for the panel's columns alone.
+///
+/// # Safety
+/// As [`write_rows`].
+#[allow(unsafe_code)]
+pub(crate) unsafe fn write_rows_plus(
+    isa: &Isa,
+    f: &[f32],
+    panel: &Panel,
+    factors: &[f32],
+    bias: Option<&[f32]>,
     (out, n, row): (SharedOut, usize, usize),
 ) {
     let (cols, used) = (panel.cols, panel.used);
-    let bias = bias.map(|b| &b[panel.first..panel.first + used]);
     let at = row * n + panel.first;
     if let Some(out) = out.float32() {
         // SAFETY: the caller's promise.

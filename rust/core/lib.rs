@@ -39,7 +39,9 @@ pub use dequantize::dequantize;
 pub use error::{Error, Result};
 pub use executor::{Executor, Pool, Serial};
 pub use floats::{Floats, FloatsMut};
-pub use gemm::{Arithmetic, MAX_GEMM_K, gather_rows, gemm_i32, linear, linear_scaled, quantize_rows};
+pub use gemm::{
+    Arithmetic, MAX_GEMM_K, Outliers, gather_rows, gemm_i32, linear, linear_outliers, linear_scaled, quantize_rows,
+};
 pub use matrix::{MatrixRef, OwnedScales, OwnedZeroPoints, QuantizedMatrix, ScaleDtype, Scales, ZeroKind, ZeroPoints};
 pub use prepack::{PackedMatrix, PackedRef};
 pub use qtype::{QuantType, RangeRule, Scheme};

@@ -20,7 +20,9 @@ mod _rquant {
     #[pymodule_export]
     use matrix::{dequantize, encode, pack_codes, qparams, quantize_rows, ranges, row_bytes, unpack_codes};
     #[pymodule_export]
-    use packed::{gather_rows, gemm_i32, linear, pack, packed_info, packed_is_native, packed_len, unpack};
+    use packed::{
+        gather_rows, gemm_i32, linear, linear_outliers, pack, packed_info, packed_is_native, packed_len, unpack,
+    };
     #[pymodule_export]
     use threads::{adopt_openmp, choose_threads, default_threads};
 

@@ -9,7 +9,7 @@ use crate::threads::run;
 use half::slice::HalfFloatSliceExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use rquant::{Arithmetic, Executor, Floats, FloatsMut, PackedMatrix, PackedRef, ScaleDtype, ZeroKind};
+use rquant::{Arithmetic, Executor, Floats, FloatsMut, Outliers, PackedMatrix, PackedRef, ScaleDtype, ZeroKind};
 use std::borrow::Cow;
 
 fn parse<'a>(panels: usize, panels_len: usize) -> PyResult<PackedRef<'a>> {
@@ -100,6 +100,14 @@ fn check(argument: &str, expected: usize, got: usize) -> PyResult<()> {
     Err(PyValueError::new_err(format!("{argument}: expected {expected} (from the packed weight), got {got}")))
 }
 
+fn float32(values: Floats) -> Cow<[f32]> {
+    match values {
+        Floats::F32(values) => values.into(),
+        Floats::F16(values) => values.to_f32_vec().into(),
+        Floats::Bf16(values) => values.to_f32_vec().into(),
+    }
+}
+
 /// `linear` with a bias of any float type; by ready-made activation scales if there are any.
 pub(crate) fn multiply(
     x: Floats,
@@ -111,11 +119,7 @@ pub(crate) fn multiply(
     scales: Option<&[f32]>,
     executor: &dyn Executor,
 ) -> rquant::Result<()> {
-    let bias: Option<Cow<[f32]>> = bias.map(|bias| match bias {
-        Floats::F32(bias) => bias.into(),
-        Floats::F16(bias) => bias.to_f32_vec().into(),
-        Floats::Bf16(bias) => bias.to_f32_vec().into(),
-    });
+    let bias = bias.map(float32);
     if let Some(scales) = scales {
         return rquant::linear_scaled(x, scales, m, w, bias.as_deref(), out, executor);
     }
@@ -152,6 +156,40 @@ pub(crate) fn linear(
     }
     let scales = (scale != 0).then(|| slice("scale", scale, scales)).transpose()?;
     run(py, threads, |executor| multiply(x, m, w, bias, out, integer, scales, executor))
+}
+
+#[pyfunction]
+pub(crate) fn linear_outliers(
+    py: Python<'_>,
+    x: usize,
+    dtype: u8,
+    m: usize,
+    k: usize,
+    panels: usize,
+    panels_len: usize,
+    bias: usize,
+    bias_dtype: u8,
+    out: usize,
+    n: usize,
+    threshold: Option<f32>,
+    columns: usize,
+    count: usize,
+    column_weight: usize,
+    column_dtype: u8,
+    threads: usize,
+) -> PyResult<()> {
+    let w = parse(panels, panels_len)?;
+    check("x's last dimension", w.k(), k)?;
+    check("n", w.n(), n)?;
+    let x = floats("x", x, dtype, area(m, k)?)?;
+    let bias = (bias != 0).then(|| floats("bias", bias, bias_dtype, n)).transpose()?.map(float32);
+    let kept = || floats("column_weight", column_weight, column_dtype, area(count, n)?);
+    let outliers = match threshold {
+        Some(threshold) => Outliers::Above(threshold),
+        None => Outliers::Columns(slice("columns", columns, count)?, (column_weight != 0).then(kept).transpose()?),
+    };
+    let out = floats_mut("out", out, dtype, area(m, n)?)?;
+    run(py, threads, |executor| rquant::linear_outliers(x, m, w, bias.as_deref(), outliers, out, executor))
 }
 
 #[pyfunction]

@@ -50,6 +50,12 @@ fn absmax_bits(x: &[f32]) -> u32 {
     x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff))
 }
 
+/// The same a column: `most[i]` takes |x[i]| if that is larger.
+#[inline(always)]
+fn absmax_columns(x: &[f32], most: &mut [u32]) {
+    most.iter_mut().zip(x).for_each(|(most, v)| *most = (*most).max(v.to_bits() & 0x7fff_ffff));
+}
+
 #[inline(always)]
 fn min_max(x: &[f32]) -> (f32, f32) {
     let (mut lo, mut hi) = ([0f32; 16], [0f32; 16]); // ranges contain 0 anyway
@@ -90,28 +96,62 @@ fn decode(u: &[u8], offset: i32, zero: f32, scale: f32, out: &mut [f32]) {
 /// Blocks of a panel to float weights `out[k][cols]`, for as many steps as `out` holds.
 #[inline(always)]
 fn expand(b: &[u8], cols: usize, weight: QuantType, groups: Groups, out: &mut [f32]) {
-    let (offset, mask) = (weight.offset(), (1u32 << weight.bits()) - 1);
     let steps = super::block_steps(weight);
-    let (words, _) = b.as_chunks::<4>();
     for (k, out) in out.chunks_exact_mut(cols).enumerate() {
-        let words = &words[k / steps * cols..][..cols];
-        let shift = (k % steps % 4 * 8 + k % steps / 4 * weight.bits()) as u32;
+        let block = &b[k / steps * cols * 4..][..cols * 4];
         let g = (groups.first + k) / groups.size * cols;
-        let scales = &groups.scales[g..][..cols];
-        match groups.zeros {
-            None => {
-                for c in 0..cols {
-                    out[c] = ((u32::from_le_bytes(words[c]) >> shift & mask) as i32 - offset) as f32 * scales[c];
-                }
-            }
-            Some(zeros) => {
-                let zeros = &zeros[g..][..cols];
-                for c in 0..cols {
-                    let q = ((u32::from_le_bytes(words[c]) >> shift & mask) as i32 - offset) as f32;
-                    out[c] = (q - zeros[c]) * scales[c];
-                }
+        let zeros = groups.zeros.map(|zeros| &zeros[g..][..cols]);
+        expand_step(block, k % steps, weight, &groups.scales[g..][..cols], zeros, out);
+    }
+}
+
+/// One step of a block to float weights `out[cols]`.
+#[inline(always)]
+fn expand_step(block: &[u8], step: usize, weight: QuantType, scales: &[f32], zeros: Option<&[f32]>, out: &mut [f32]) {
+    let (offset, mask) = (weight.offset(), (1u32 << weight.bits()) - 1);
+    let shift = (step % 4 * 8 + step / 4 * weight.bits()) as u32;
+    let (words, cols) = (block.as_chunks::<4>().0, out.len());
+    let (words, scales) = (&words[..cols], &scales[..cols]);
+    match zeros {
+        None => {
+            for c in 0..cols {
+                out[c] = ((u32::from_le_bytes(words[c]) >> shift & mask) as i32 - offset) as f32 * scales[c];
             }
         }
+        Some(zeros) => {
+            let zeros = &zeros[..cols];
+            for c in 0..cols {
+                let q = ((u32::from_le_bytes(words[c]) >> shift & mask) as i32 - offset) as f32;
+                out[c] = (q - zeros[c]) * scales[c];
+            }
+        }
+    }
+}
+
+/// `out[i][c] = rows[c][i]`; a row of `out` has `cols` places.
+#[inline(always)]
+fn transpose(rows: &[f32], out: &mut [f32], cols: usize) {
+    let count = out.len() / cols;
+    for (c, row) in rows.chunks_exact(count).enumerate().take(cols) {
+        for (i, v) in row.iter().enumerate() {
+            out[i * cols + c] = *v;
+        }
+    }
+}
+
+/// `out[cols] += a · w` with `w[a.len()][cols]`: a fused multiply-add for each in turn.
+#[inline(always)]
+fn add_product(a: &[f32], w: &[f32], out: &mut [f32]) {
+    let cols = out.len();
+    for (out, first) in out.as_chunks_mut::<16>().0.iter_mut().zip((0..).step_by(16)) {
+        let mut sum = *out;
+        for (a, w) in a.iter().zip(w.chunks_exact(cols)) {
+            let w = &w[first..first + 16];
+            for c in 0..16 {
+                sum[c] = w[c].mul_add(*a, sum[c]);
+            }
+        }
+        *out = sum;
     }
 }
 
@@ -239,11 +279,15 @@ macro_rules! table {
 
 table! {
     absmax_bits(x: &[f32]) -> u32;
+    absmax_columns(x: &[f32], most: &mut [u32]);
     min_max(x: &[f32]) -> (f32, f32);
     encode(x: &[f32], e: Encoding, out: &mut [u8]);
     sum(a: &[i8]) -> i32;
     decode(u: &[u8], offset: i32, zero: f32, scale: f32, out: &mut [f32]);
     expand(b: &[u8], cols: usize, weight: QuantType, groups: Groups, out: &mut [f32]);
+    expand_step(block: &[u8], step: usize, weight: QuantType, scales: &[f32], zeros: Option<&[f32]>, out: &mut [f32]);
+    transpose(rows: &[f32], out: &mut [f32], cols: usize);
+    add_product(a: &[f32], w: &[f32], out: &mut [f32]);
     add_group(acc: &[i32], sum: i32, zeros: PanelZeros, scales: &[f32], f: &mut [f32]);
     finish(f: &[f32], cols: usize, factors: &[f32], bias: Option<&[f32]>, out: Rectangle<f32>);
     add(acc: &[f32], f: &mut [f32]);

@@ -4,6 +4,7 @@
 //! They are quantized inside the tasks of the product, so that a call is one parallel region: whoever comes first takes
 //! the row blocks that nobody has taken yet, then waits for those that another thread is still at.
 
+use super::outliers::FloatColumns;
 use super::plan::{Alignment, Plan};
 use crate::buffer::{Scratch, Shared};
 use crate::cpu::lanes::{Encoding, INF_BITS};
@@ -35,6 +36,8 @@ pub(super) enum Source<'a> {
     Floats(Floats<'a>),
     /// Quantized here by given scales: one a row, or a single one for all.
     Scaled(Floats<'a>, &'a [f32]),
+    /// Quantized here, all but the columns that stay float.
+    Outliers(Floats<'a>, &'a FloatColumns<'a>),
     /// int8 already.
     Codes(&'a [i8]),
 }
@@ -52,10 +55,13 @@ pub(super) struct Activations<'a> {
     panels: Shared<u8>,
     scales: Shared<f32>,
     sums: Shared<i32>,
+    /// What stays float, `[m][outliers]`.
+    values: Shared<f32>,
+    outliers: usize,
     /// Row blocks taken, and done.
     taken: AtomicUsize,
     done: AtomicUsize,
-    _memory: [Scratch; 3],
+    _memory: [Scratch; 4],
 }
 
 impl<'a> Activations<'a> {
@@ -69,6 +75,8 @@ impl<'a> Activations<'a> {
     ) -> Self {
         let mut panels = Scratch::of::<u8>(m * plan.quads * kernel.quad_bytes());
         let (mut scales, mut sums) = (Scratch::of::<f32>(m), Scratch::of::<i32>(m * plan.segments.len()));
+        let outliers = if let Source::Outliers(_, columns) = source { columns.len() } else { 0 };
+        let mut values = Scratch::of::<f32>(m * outliers);
         Self {
             source,
             m,
@@ -80,9 +88,11 @@ impl<'a> Activations<'a> {
             panels: Shared::new(panels.as_mut()),
             scales: Shared::new(scales.as_mut()),
             sums: Shared::new(sums.as_mut()),
+            values: Shared::new(values.as_mut()),
+            outliers,
             taken: AtomicUsize::new(0),
             done: AtomicUsize::new(0),
-            _memory: [panels, scales, sums],
+            _memory: [panels, scales, sums, values],
         }
     }
 
@@ -108,7 +118,8 @@ impl<'a> Activations<'a> {
             if turns < 10_000 { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
         // SAFETY: every block is done, so nobody writes any more; the memory lives as long as `self`.
-        let (panels, scales, sums) = unsafe { (self.panels.all(), self.scales.all(), self.sums.all()) };
+        let (panels, scales, sums, values) =
+            unsafe { (self.panels.all(), self.scales.all(), self.sums.all(), self.values.all()) };
         Quantized {
             m: self.m,
             mr: self.kernel.mr,
@@ -118,6 +129,8 @@ impl<'a> Activations<'a> {
             panels,
             scales,
             sums,
+            values,
+            outliers: self.outliers,
         }
     }
 
@@ -128,14 +141,16 @@ impl<'a> Activations<'a> {
         let rows = mr.min(self.m - first);
         let row_bytes = plan.quads * self.kernel.quad_bytes();
         // SAFETY: each block is taken once, and these ranges are its own; the memory lives as long as `self`.
-        let (panel, scales, sums) = unsafe {
+        let (panel, scales, sums, values) = unsafe {
             (
                 self.panels.slice(first * row_bytes, rows * row_bytes),
                 self.scales.slice(first, rows),
                 self.sums.slice(first * segments, rows * segments),
+                self.values.slice(first * self.outliers, rows * self.outliers),
             )
         };
-        let (mut wide, mut codes) = (Vec::new(), Scratch::of::<u8>(k.next_multiple_of(16)));
+        let (mut wide, mut cleared) = (Vec::new(), Vec::new());
+        let mut codes = Scratch::of::<u8>(k.next_multiple_of(16));
         let codes = codes.as_mut::<u8>();
         codes[k..].fill(0);
         for r in 0..rows {
@@ -145,6 +160,12 @@ impl<'a> Activations<'a> {
                 Source::Scaled(x, scales) => {
                     let scale = scales[if scales.len() == 1 { 0 } else { first + r }];
                     quantize_row(isa, x.widen(row, &mut wide), Some(scale), &mut codes[..k])
+                }
+                Source::Outliers(x, outliers) => {
+                    cleared.clear();
+                    cleared.extend_from_slice(x.widen(row, &mut wide));
+                    outliers.take(&mut cleared, &mut values[r * self.outliers..][..self.outliers]);
+                    quantize_row(isa, &cleared, None, &mut codes[..k])
                 }
                 Source::Codes(q) => {
                     codes.iter_mut().zip(&q[row]).for_each(|(c, q)| *c = *q as u8);
@@ -179,6 +200,8 @@ pub(super) struct Quantized<'a> {
     panels: &'a [u8],
     scales: &'a [f32],
     sums: &'a [i32],
+    values: &'a [f32],
+    outliers: usize,
 }
 
 impl Quantized<'_> {
@@ -197,6 +220,11 @@ impl Quantized<'_> {
     /// The scales of `count` rows.
     pub(super) fn scales(&self, first: usize, count: usize) -> &[f32] {
         &self.scales[first..first + count]
+    }
+
+    /// What stays float of `count` rows, `[row][column]`.
+    pub(super) fn values(&self, first: usize, count: usize) -> &[f32] {
+        &self.values[first * self.outliers..][..count * self.outliers]
     }
 
     /// Σa of `count` segments of block `i`, `[segment][row]`.

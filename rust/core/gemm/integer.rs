@@ -199,9 +199,18 @@ pub(super) fn linear(
                 }
             });
         }
-        let factors = acts.scales(first_row, last + count - first_row);
+        let rows = last + count - first_row;
+        let (f, factors, place) = (f.finish(isa), acts.scales(first_row, rows), (out, w.n(), first_row));
         // SAFETY: `out` lives as long as the call; this task alone has these rows of this panel's columns.
-        unsafe { write_rows(isa, f.finish(isa), &panel, factors, bias, (out, w.n(), first_row)) };
+        unsafe {
+            match x {
+                Source::Outliers(_, columns) => {
+                    let values = acts.values(first_row, rows);
+                    columns.write(isa, (w, &panel), (f, factors, values), bias, place);
+                }
+                _ => write_rows(isa, f, &panel, factors, bias, place),
+            }
+        }
     });
     Ok(())
 }

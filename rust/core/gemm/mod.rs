@@ -4,11 +4,13 @@ mod activations;
 mod bf16;
 mod float;
 mod integer;
+mod outliers;
 mod plan;
 mod rows;
 #[cfg(test)]
 mod tests;
 
+pub use outliers::Outliers;
 pub use rows::{gather_rows, quantize_rows};
 
 use crate::error::{Error, Result, area, check_len};
@@ -16,6 +18,7 @@ use crate::executor::{Executor, Serial};
 use crate::floats::{Floats, FloatsMut};
 use crate::prepack::PackedRef;
 use activations::Source;
+use outliers::FloatColumns;
 use std::ops::Range;
 
 /// How [`linear`] multiplies.
@@ -87,10 +90,32 @@ pub fn linear_scaled(
     multiply(x, m, w, bias, How::Integer(Some(scales)), out, executor)
 }
 
-/// [`Arithmetic`], and where scales come from.
+/// [`linear`] in integer arithmetic but for some columns of x, which are multiplied in float with their weights
+/// dequantized (or as they were before); the same bits on every instruction set and with any number of threads.
+///
+/// # Errors
+/// [`Error::Mismatch`] for lengths that do not fit `m` and `w`, columns not in order or outside `0..k`, a threshold that
+/// is not above 0.
+pub fn linear_outliers(
+    x: Floats,
+    m: usize,
+    w: PackedRef,
+    bias: Option<&[f32]>,
+    outliers: Outliers,
+    out: FloatsMut,
+    executor: &dyn Executor,
+) -> Result<()> {
+    check_len("x", area(m, w.k())?, x.len())?;
+    let columns = FloatColumns::new(x, m, &w, outliers, executor)?;
+    let how = if columns.len() == 0 { How::Integer(None) } else { How::Outliers(&columns) };
+    multiply(x, m, w, bias, how, out, executor)
+}
+
+/// [`Arithmetic`], where scales come from, and what stays float.
 enum How<'a> {
     Float,
     Integer(Option<&'a [f32]>),
+    Outliers(&'a FloatColumns<'a>),
 }
 
 fn multiply(
@@ -129,6 +154,9 @@ fn multiply(
                     Some(scales) => Source::Scaled(x, &scales[first..first + rows]),
                 };
                 integer::linear(source, rows, &w, bias, out, pick(SERIAL_INTEGER))?
+            }
+            How::Outliers(columns) => {
+                integer::linear(Source::Outliers(x, columns), rows, &w, bias, out, pick(SERIAL_INTEGER))?
             }
         }
     }

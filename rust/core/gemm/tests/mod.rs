@@ -1,5 +1,6 @@
 //! Whole products at every instruction set, with one and two threads, against naive loops.
 
+mod outliers;
 mod properties;
 mod rounding;
 mod scaled;
