@@ -66,6 +66,7 @@ PYTHON = {
     "patterns": set(),
     "rules": {"nn", "patterns", "qtypes", "scheme"},
     "selection": {"nn", "patterns", "rules"},
+    "outliers": {"nn"},
     "progress": set(),
     "table": set(),
     "atomic": set(),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .integrations.transformers import RQuantConfig
     from .model import freeze, quantize
     from .nn import Embedding, Linear, register_module
+    from .outliers import record_outliers
     from .report import Report
     from .serialize import load, quantization_map, requantize, save
     from .simulate import simulate_
@@ -41,6 +42,7 @@ _WITH_TORCH = {
     "quantization_map": "serialize",
     "quantize": "model",
     "quantize_tensor": "tensor",
+    "record_outliers": "outliers",
     "register_module": "nn",
     "requantize": "serialize",
     "save": "serialize",
@@ -77,6 +79,7 @@ __all__ = [
     "quantization_map",
     "quantize",
     "quantize_tensor",
+    "record_outliers",
     "register_module",
     "requantize",
     "save",

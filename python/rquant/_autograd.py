@@ -113,6 +113,78 @@ class UnfrozenLinear(Function):
         return to_x, to_weight, _to_bias(grad, ctx.needs_input_grad[2]), None, None
 
 
+def with_columns(weight: Tensor, columns: list[int] | None, kept: Tensor | None) -> Tensor:
+    """`weight` `[n, k]`, in `columns` what was kept of it in float."""
+    if columns is None or kept is None:
+        return weight
+    at = torch.tensor(columns, dtype=torch.int64, device=weight.device)
+    return weight.index_copy(1, at, kept.to(weight.dtype))
+
+
+class OutlierLinear(Function):
+    """`linear_outliers` (with 2 sizes) or `linear_outliers_canonical` (with 3): gradients to x and bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: tuple[Any, ...], bias: Tensor | None, outliers: tuple[Any, ...]
+    ) -> Tensor:
+        ctx.weight, ctx.outliers = weight, outliers
+        return linear_outliers(x, weight, bias, outliers)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            tensors, sizes = ctx.weight
+            n_k = sizes[::-1] if len(tensors) == 1 else sizes
+            dequantize = _ops.dequantize if len(tensors) == 1 else _ops.dequantize_canonical
+            to_x = grad @ with_columns(dequantize(*tensors, *n_k, grad.dtype), *ctx.outliers[1:])
+        return to_x, None, _to_bias(grad, ctx.needs_input_grad[2]), None
+
+
+def linear_outliers(
+    x: Tensor, weight: tuple[Any, ...], bias: Tensor | None, outliers: tuple[Any, ...]
+) -> Tensor:
+    """The op for what holds the weight: `((panels,), (k, n))` or `((codes, scale, zero), (k, bits, group))`."""
+    tensors, sizes = weight
+    op = _ops.linear_outliers if len(tensors) == 1 else _ops.linear_outliers_canonical
+    return op(x, *tensors, bias, *sizes, *outliers)  # type: ignore[no-any-return]
+
+
+class UnfrozenOutlierLinear(Function):
+    """`linear_outliers_unfrozen`: gradients as `UnfrozenLinear`'s; those of given columns are not rounded away."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scheme: tuple[int, int, bool],
+        threshold: float | None,
+        columns: list[int] | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.scheme, ctx.outliers = scheme, (threshold, columns)
+        return _ops.linear_outliers_unfrozen(x, weight, bias, *scheme, threshold, columns)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, weight = ctx.saved_tensors
+        columns = ctx.outliers[1]
+        to_x = to_weight = None
+        if ctx.needs_input_grad[0]:
+            kept = None if columns is None else weight[:, columns]
+            to_x = grad @ with_columns(_ops.fake_quantize(weight, *ctx.scheme), columns, kept).to(grad.dtype)
+        if ctx.needs_input_grad[1]:
+            rows = _ops.round_rows(x.reshape(-1, x.shape[-1]), *ctx.outliers).to(grad.dtype)
+            to_weight = (grad.reshape(-1, grad.shape[-1]).T @ rows).to(weight.dtype)
+            inside = _ops.inside_range(weight, *ctx.scheme)
+            kept = None if columns is None else torch.ones_like(inside[:, columns])
+            to_weight = to_weight * with_columns(inside, columns, kept)
+        return to_x, to_weight, _to_bias(grad, ctx.needs_input_grad[2]), None, None, None
+
+
 class _FakeQuantize(Function):
     """The weight as its codes read back, with the straight-through gradient."""
 

@@ -62,6 +62,36 @@ _define(
     on_cpu=cpu.linear_unfrozen,
     elsewhere=reference.linear_unfrozen,
 )
+_OUTLIERS = "float? threshold, int[]? columns"
+_define(
+    "linear_outliers",
+    "(Tensor x, Tensor panels, Tensor? bias, int in_features, int out_features, "
+    f"{_OUTLIERS}, Tensor? column_weight) -> Tensor",
+    lambda x, panels, bias, k, n, *_: x.new_empty((*x.shape[:-1], n)),
+    on_cpu=cpu.linear_outliers,
+    elsewhere=_elsewhere,
+)
+_define(
+    "linear_outliers_canonical",
+    f"(Tensor x, {_WEIGHT}, Tensor? bias, int in_features, int bits, int group_size, "
+    f"{_OUTLIERS}, Tensor? column_weight) -> Tensor",
+    lambda x, codes, *_: x.new_empty((*x.shape[:-1], codes.shape[0])),
+    on_cpu=cpu.linear_outliers_canonical,
+    elsewhere=reference.linear_outliers_canonical,
+)
+_define(
+    "linear_outliers_unfrozen",
+    f"(Tensor x, Tensor weight, Tensor? bias, int bits, int group_size, bool symmetric, {_OUTLIERS}) -> Tensor",
+    lambda x, weight, *_: x.new_empty((*x.shape[:-1], weight.shape[0])),
+    on_cpu=cpu.linear_outliers_unfrozen,
+    elsewhere=reference.linear_outliers_unfrozen,
+)
+_define(
+    "round_rows",
+    f"(Tensor x, {_OUTLIERS}) -> Tensor",
+    lambda x, *_: torch.empty_like(x, memory_format=torch.contiguous_format),
+    elsewhere=reference.round_rows,
+)
 _define(
     "embedding",
     "(Tensor ids, Tensor panels, int dim, ScalarType dtype) -> Tensor",
@@ -121,6 +151,10 @@ linear = torch.ops.rquant.linear.default
 linear_python = torch.ops.rquant.linear_python.default
 linear_canonical = torch.ops.rquant.linear_canonical.default
 linear_unfrozen = torch.ops.rquant.linear_unfrozen.default
+linear_outliers = torch.ops.rquant.linear_outliers.default
+linear_outliers_canonical = torch.ops.rquant.linear_outliers_canonical.default
+linear_outliers_unfrozen = torch.ops.rquant.linear_outliers_unfrozen.default
+round_rows = torch.ops.rquant.round_rows.default
 embedding = torch.ops.rquant.embedding.default
 embedding_canonical = torch.ops.rquant.embedding_canonical.default
 gemm_i32 = torch.ops.rquant.gemm_i32.default

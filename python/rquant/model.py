@@ -26,18 +26,21 @@ def quantize(
     exclude: Patterns = None,
     rules: Rules = None,
     optimizer: str = "minmax",
+    outliers: float | None = None,
 ) -> Report:
     """Turn the model's layers into quantized ones, in place; they stay trainable until `freeze`.
 
     By default every `nn.Linear` and Hugging Face `Conv1D`, what `register_module` added, and an `nn.Embedding` tied to
     one. `include` and `exclude` are globs over module names (one or several; or else what a rule's match may be); a match
-    means the module and all inside it; `include` is how an Embedding is chosen. `group_size=None` is the type's default (qint8 per channel, qint4 64,
-    qint2 32), -1 per channel. A model that is itself one layer stays the same object and changes its class.
+    means the module and all inside it; `include` is how an Embedding is chosen. `group_size=None` is the type's default
+    (qint8 per channel, qint4 64, qint2 32), -1 per channel. `outliers`, a threshold (6.0 is LLM.int8()'s), has a Linear
+    with int8 activations multiply in float what columns of its input reach it; `record_outliers` then fixes which. A
+    model that is itself one layer stays the same object and changes its class.
 
     `rules` are pairs (match, scheme) in order; the first that matches a layer holds for it instead of the arguments
     above. A match is a glob, a regular expression (`re.Pattern`, or `"re:..."`) for the whole name, or a module class
     (or `"type:Name"`), and means all inside it too. A scheme is None to leave float, a qtype, or a dict of `weights`,
-    `activations`, `group_size`, `symmetric`, `optimizer`. A rule with a scheme chooses what it matches, as `include`
+    `activations`, `group_size`, `symmetric`, `optimizer`, `outliers`. A rule with a scheme chooses what it matches, as `include`
     does; it cannot choose what `exclude` leaves out or a given `include` leaves aside. A tied weight follows the rule
     for any of its users; two rules that disagree on one weight are an error.
 
@@ -50,6 +53,7 @@ def quantize(
         "group_size": group_size,
         "symmetric": symmetric,
         "optimizer": optimizer,
+        "outliers": outliers,
     }
     default = Choice.resolve(**arguments)  # type: ignore[arg-type]
     tree, targets, kept = select(model, include, exclude, resolve_rules(rules, arguments), default)

@@ -133,7 +133,7 @@ def rebuild(model: nn.Module, config: Config, source: Source) -> None:
             )
         parameter = isinstance(tensor, nn.Parameter)
         if stored not in made:  # masks, which are buffers, may hold infinities
-            made[stored] = source.copy(stored, finite=parameter)
+            made[stored] = source.copy(stored, finite=parameter or isinstance(owner, PackedWeight))
             if parameter:
                 made[stored] = nn.Parameter(made[stored], tensor.requires_grad)
         (owner._parameters if parameter else owner._buffers)[key] = made[stored]  # type: ignore[index, assignment]

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from .nn.outliers import resolve_threshold
 from .nn.registry import option_names
 from .patterns import matches_name
 from .qtypes import QType, qint8, qtype_of
@@ -32,6 +33,7 @@ class Choice:
         group_size: int | None = None,
         symmetric: bool | None = None,
         optimizer: Any = "minmax",
+        outliers: float | None = None,
         **options: Any,
     ) -> "Choice":
         """From the arguments of `rquant.quantize`. Raises ValueError, naming the argument, for a value out of range."""
@@ -39,7 +41,8 @@ class Choice:
         if optimizer != "minmax":
             raise ValueError(f"optimizer: expected 'minmax', got {optimizer!r}")
         activations = None if activations is None else qtype_of(activations, "activations", (qint8,))
-        return cls(scheme, {"activations": activations, **options})
+        threshold = resolve_threshold(outliers, activations)
+        return cls(scheme, {"activations": activations, "outliers": threshold, **options})
 
     def __str__(self) -> str:
         return describe_scheme(self.scheme, self.options)

@@ -1,6 +1,7 @@
 """The ops on CPU tensors, by the native module."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -55,6 +56,67 @@ def linear_canonical(
     """`linear` on a canonical weight: packs it for this one call."""
     panels = _native.pack(QMatrix(codes, scale, zero_point, in_features, bits, group_size))
     return linear(x, panels, bias, in_features, codes.shape[0], integer, scale_of_x)
+
+
+def linear_outliers(
+    x: Tensor,
+    panels: Tensor,
+    bias: Tensor | None,
+    in_features: int,
+    out_features: int,
+    threshold: float | None,
+    columns: list[int] | None,
+    column_weight: Tensor | None,
+) -> Tensor:
+    """`linear` in integers, but for the columns that reach `threshold`, or `columns`, in float."""
+    *rows, k = x.shape
+    if k != in_features:
+        raise ValueError(f"x: expected a last dimension of {in_features}, got shape {tuple(x.shape)}")
+    out = x.new_empty((*rows, out_features))
+    at = None if columns is None else _indices(tuple(columns))
+    kept = None if column_weight is None else column_weight.contiguous()
+    sizes = (math.prod(rows), in_features, out_features)
+    _native.linear_outliers(x.contiguous(), panels, bias, out, sizes, threshold, at, kept)
+    return out
+
+
+@lru_cache(maxsize=4096)
+def _indices(columns: tuple[int, ...]) -> Tensor:
+    return torch.tensor(columns, dtype=torch.int64)
+
+
+def linear_outliers_canonical(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bias: Tensor | None,
+    in_features: int,
+    bits: int,
+    group_size: int,
+    threshold: float | None,
+    columns: list[int] | None,
+    column_weight: Tensor | None,
+) -> Tensor:
+    """`linear_outliers` on a canonical weight: packs it for this one call."""
+    panels = _native.pack(QMatrix(codes, scale, zero_point, in_features, bits, group_size))
+    return linear_outliers(x, panels, bias, in_features, codes.shape[0], threshold, columns, column_weight)
+
+
+def linear_outliers_unfrozen(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    threshold: float | None,
+    columns: list[int] | None,
+) -> Tensor:
+    """Quantize the float weight and multiply; given columns take theirs from it as they are."""
+    panels = _native.pack(_quantized(weight, bits, group_size, symmetric))
+    kept = None if columns is None else weight[:, columns]
+    return linear_outliers(x, panels, bias, weight.shape[1], weight.shape[0], threshold, columns, kept)
 
 
 def linear_unfrozen(

@@ -160,6 +160,75 @@ def linear_canonical(
     return out.to(x.dtype).reshape(*x.shape[:-1], codes.shape[0])
 
 
+def outlier_columns(x: Tensor, threshold: float) -> list[int]:
+    """Columns of `x` `[m, k]` in which some |x| of a row without NaN or infinity is at least `threshold`."""
+    size = x.float().abs()
+    finite = size.isfinite().all(-1, keepdim=True)
+    return ((size >= threshold) & finite).any(0).nonzero().flatten().tolist()  # type: ignore[no-any-return]
+
+
+def linear_outliers_canonical(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bias: Tensor | None,
+    in_features: int,
+    bits: int,
+    group_size: int,
+    threshold: float | None,
+    columns: list[int] | None,
+    column_weight: Tensor | None,
+) -> Tensor:
+    """LLM.int8() (Dettmers et al. 2022, arXiv 2208.07339): the integer product of x without some columns, and those in
+    float: `columns`, or what reaches `threshold`; their weights `column_weight` `[n, columns]`, or dequantized."""
+    rows = x.reshape(-1, in_features)
+    if columns is None:
+        columns = outlier_columns(rows, threshold or torch.inf)
+    if column_weight is None:
+        column_weight = dequantize_canonical(
+            codes, scale, zero_point, in_features, bits, group_size, torch.float32
+        )[:, columns]
+    taken, rest = rows[:, columns].double(), rows.clone()
+    rest[:, columns] = torch.where(rest[:, columns].isfinite(), 0, rest[:, columns])
+    out = _integer_product(rest, QMatrix(codes, scale, zero_point, in_features, bits, group_size))
+    out = out + taken @ column_weight.double().T
+    out = torch.where(rows.isfinite().all(-1, keepdim=True), out, torch.nan)
+    if bias is not None:
+        out = out + bias.double()
+    return out.to(x.dtype).reshape(*x.shape[:-1], codes.shape[0])
+
+
+def linear_outliers_unfrozen(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    threshold: float | None,
+    columns: list[int] | None,
+) -> Tensor:
+    """Quantize the weight `[n, k]` anew and multiply; given columns take theirs from it as they are."""
+    codes, scale, zero, k, *_ = quantize(weight, bits, group_size, symmetric)
+    kept = None if columns is None else weight[:, columns]
+    return linear_outliers_canonical(
+        x, codes, scale, zero, bias, k, bits, group_size, threshold, columns, kept
+    )
+
+
+def round_rows(x: Tensor, threshold: float | None, columns: list[int] | None) -> Tensor:
+    """Activations `[m, k]` as the integer product sees them: int8 and back, but for the columns in float."""
+    if columns is None:
+        columns = outlier_columns(x, threshold or torch.inf)
+    rest = x.clone()
+    rest[:, columns] = 0
+    codes, scale = quantize_rows(rest)
+    seen = (codes * scale.unsqueeze(-1)).to(x.dtype)
+    seen[:, columns] = x[:, columns]
+    return seen
+
+
 def linear_unfrozen(
     x: Tensor,
     weight: Tensor,

@@ -1,5 +1,6 @@
 """A linear layer with a quantized weight."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from .. import _autograd, _ops
 from ..qtypes import QType, qint8, qtype_of
 from ..scheme import Scheme
 from . import storage
+from .outliers import Outliers, resolve_outliers
 from .packed_weight import PackedWeight, float_weight
 from .registry import register_module
 
@@ -27,12 +29,17 @@ class Linear(PackedWeight, nn.Linear):
     Made by `from_float` or `rquant.quantize`. Until `freeze` the float `weight` is a Parameter, quantized anew in each
     forward (straight-through gradients); then it is packed integers, and `weight` a read-only view.
     `activations=None`: float arithmetic. `activations=qint8`: each row of x becomes int8, exact int32 product.
+    `outliers=6.0`: columns of x in which some |x| of the batch is at least this are multiplied in float instead, with
+    dequantized weights (LLM.int8()); `outliers=[3, 17]`: these columns, whose float weights are kept.
     Forward takes float32, float16 or bfloat16 `[..., in_features]`; the output has x's dtype. A row with NaN or infinity
     gives a row of NaN.
     """
 
-    OPTIONS = ("activations",)
+    OPTIONS = ("activations", "outliers")
     activations: QType | None
+    outliers: float | tuple[int, ...] | None
+    outlier_weight: Tensor | None
+    """Of a frozen layer with fixed columns: their float weights, `[out_features, columns]`."""
 
     def __init__(
         self,
@@ -46,11 +53,14 @@ class Linear(PackedWeight, nn.Linear):
         activations: QType | str | None = None,
         group_size: int | None = None,
         symmetric: bool | None = None,
+        outliers: Outliers = None,
     ) -> None:
         scheme = Scheme.resolve(weights, group_size, symmetric)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.begin(self.weight, scheme)
         self.activations = None if activations is None else qtype_of(activations, "activations", (qint8,))
+        self.outliers = resolve_outliers(outliers, self.activations, in_features)
+        self.register_buffer("outlier_weight", None)
 
     @classmethod
     def from_float(
@@ -60,12 +70,14 @@ class Linear(PackedWeight, nn.Linear):
         activations: QType | str | None = None,
         group_size: int | None = None,
         symmetric: bool | None = None,
+        outliers: Outliers = None,
     ) -> "Linear":
         """A frozen layer from an `nn.Linear` or a Hugging Face `Conv1D`, which stays as it is.
 
-        Raises TypeError for another module, ValueError for NaN or infinity in the weight.
+        Raises TypeError for another module, ValueError for NaN or infinity in the weight and for `outliers` that are
+        neither a threshold nor columns.
         """
-        layer = cls.wrap(linear, Scheme.resolve(weights, group_size, symmetric), activations)
+        layer = cls.wrap(linear, Scheme.resolve(weights, group_size, symmetric), activations, outliers)
         layer.freeze()
         if layer.bias is not None:
             layer.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
@@ -73,7 +85,11 @@ class Linear(PackedWeight, nn.Linear):
 
     @classmethod
     def wrap(  # type: ignore[override]
-        cls, linear: nn.Module, scheme: Scheme, activations: QType | str | None = None
+        cls,
+        linear: nn.Module,
+        scheme: Scheme,
+        activations: QType | str | None = None,
+        outliers: Outliers = None,
     ) -> "Linear":
         """An unfrozen layer around the very Parameters of `linear` (a `Conv1D`'s weight is transposed)."""
         weight = float_weight(linear)
@@ -87,7 +103,14 @@ class Linear(PackedWeight, nn.Linear):
         bias = linear._parameters.get("bias")
         # on meta: torch's __init__ would fill a float weight with random numbers for nothing
         layer = cls(
-            k, n, bias is not None, "meta", weight.dtype, weights=scheme.qtype, activations=activations
+            k,
+            n,
+            bias is not None,
+            "meta",
+            weight.dtype,
+            weights=scheme.qtype,
+            activations=activations,
+            outliers=outliers,
         )
         layer._parameters["bias"] = bias
         layer.begin(weight, scheme)
@@ -103,6 +126,54 @@ class Linear(PackedWeight, nn.Linear):
     def weight_shape(self) -> tuple[int, int]:
         """`(out_features, in_features)`."""
         return self.out_features, self.in_features
+
+    def fix_outliers(self, columns: Sequence[int]) -> None:
+        """Multiply these columns of x in float from now on, whatever is in the others.
+
+        Their weights are kept in float: those that the layer computes with now, so fix them before `freeze`. Raises
+        ValueError for columns that are not in `[0, in_features)` and for a layer without int8 activations.
+        """
+        outliers = resolve_outliers(tuple(columns), self.activations, self.in_features)
+        self.outlier_weight = self.dequantize()[:, outliers].contiguous() if self.frozen else None
+        self.outliers = outliers
+
+    def hold(self, held: storage.Held, like: Tensor | None = None) -> None:
+        """As `PackedWeight.hold`; the columns that stay float are taken from the float weight, if it was there."""
+        weight = self._parameters.get("weight")
+        super().hold(held, like)
+        if weight is not None and isinstance(self.outliers, tuple) and self.outlier_weight is None:
+            self.outlier_weight = weight.detach()[:, self.outliers].contiguous()
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The weight `[n, k]` that the layer computes with, in float; by default of the compute dtype."""
+        weight = super().dequantize(dtype)
+        if not isinstance(self.outliers, tuple):
+            return weight
+        columns = list(self.outliers)
+        kept = self.outlier_weight if self.frozen else self._parameters["weight"][:, columns]  # type: ignore[index]
+        return _autograd.with_columns(weight, columns, kept)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        *args: Any,
+    ) -> None:
+        key = prefix + "outlier_weight"
+        if (
+            isinstance(self.outliers, tuple)
+            and self.outlier_weight is None
+            and f"{prefix}weight_packed" in state_dict
+        ):
+            if key in state_dict:
+                like = self.compute_like
+                self.outlier_weight = like.new_empty(self.out_features, len(self.outliers))
+            else:
+                missing_keys.append(key)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *args)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x @ weight.T + bias`."""
@@ -122,6 +193,8 @@ class Linear(PackedWeight, nn.Linear):
         # a trace is checked without gradients and may be run with them: it has one op for both
         differentiable = grad_of_inputs or torch._C._is_tracing()
         integer = self.activations is not None
+        if self.outliers is not None:
+            return self._forward_with_outliers(x, grad, grad_of_inputs)
         if storage.PANELS in buffers:
             panels = buffers[storage.PANELS]
             if differentiable:
@@ -138,8 +211,32 @@ class Linear(PackedWeight, nn.Linear):
             return _autograd.linear_canonical(x, codes, scales, zero, bias, *sizes, integer, scale)  # type: ignore[no-any-return]
         return _ops.linear_canonical(x, codes, scales, zero, bias, *sizes, integer, scale)  # type: ignore[no-any-return]
 
+    def _forward_with_outliers(self, x: Tensor, grad: bool, grad_of_inputs: bool) -> Tensor:
+        weight, bias = self._parameters.get("weight"), self._parameters["bias"]
+        fixed = isinstance(self.outliers, tuple)
+        chosen = (None, list(self.outliers)) if fixed else (self.outliers, None)  # type: ignore[arg-type]
+        if weight is not None:
+            arguments = self._scheme_arguments()
+            if grad and (grad_of_inputs or weight.requires_grad):
+                return _autograd.UnfrozenOutlierLinear.apply(x, weight, bias, arguments, *chosen)  # type: ignore[no-any-return]
+            return _ops.linear_outliers_unfrozen(x, weight, bias, *arguments, *chosen)  # type: ignore[no-any-return]
+        if storage.PANELS in self._buffers:
+            held: Any = (self._buffers[storage.PANELS],), (self.in_features, self.out_features)
+        else:
+            codes, scale, zero, *sizes = self.canonical()
+            held = (codes, scale, zero), tuple(sizes)
+        outliers = (*chosen, self.outlier_weight)
+        if grad_of_inputs:
+            return _autograd.OutlierLinear.apply(x, held, bias, outliers)  # type: ignore[no-any-return]
+        return _autograd.linear_outliers(x, held, bias, outliers)
+
     def extra_repr(self) -> str:
-        """Sizes, scheme, activations."""
-        return super().extra_repr() + (
-            "" if self.activations is None else f", activations={self.activations.name}"
-        )
+        """Sizes, scheme, activations, outliers."""
+        shown = super().extra_repr()
+        if self.activations is not None:
+            shown += f", activations={self.activations.name}"
+        if isinstance(self.outliers, tuple):
+            shown += f", outliers={len(self.outliers)} columns"
+        elif self.outliers is not None:
+            shown += f", outliers={self.outliers}"
+        return shown

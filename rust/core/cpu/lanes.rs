@@ -10,6 +10,9 @@ use half::bf16;
 /// `x + MAGIC` rounds x to an integer, half to even, for |x| < 2^22, and leaves that integer in the low bits.
 const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
 
+/// Most rows of [`add_product`]: their sums of 16 channels are in as many registers.
+pub(crate) const PRODUCT_ROWS: usize = 8;
+
 /// Zero points of the channels of a panel, for one group.
 #[derive(Clone, Copy)]
 pub(crate) enum PanelZeros<'a> {
@@ -139,19 +142,42 @@ fn transpose(rows: &[f32], out: &mut [f32], cols: usize) {
     }
 }
 
-/// `out[cols] += a · w` with `w[a.len()][cols]`: a fused multiply-add for each in turn.
+/// `out[rows][cols] += a[rows][count] · w[count][cols]`: a fused multiply-add for each of the count in turn. At most
+/// [`PRODUCT_ROWS`] rows.
 #[inline(always)]
-fn add_product(a: &[f32], w: &[f32], out: &mut [f32]) {
-    let cols = out.len();
-    for (out, first) in out.as_chunks_mut::<16>().0.iter_mut().zip((0..).step_by(16)) {
-        let mut sum = *out;
-        for (a, w) in a.iter().zip(w.chunks_exact(cols)) {
-            let w = &w[first..first + 16];
-            for c in 0..16 {
-                sum[c] = w[c].mul_add(*a, sum[c]);
+fn add_product(a: &[f32], w: &[f32], out: &mut [f32], cols: usize) {
+    match out.len() / cols {
+        1 => add_product_of::<1>(a, w, out, cols),
+        2 => add_product_of::<2>(a, w, out, cols),
+        3 => add_product_of::<3>(a, w, out, cols),
+        4 => add_product_of::<4>(a, w, out, cols),
+        5 => add_product_of::<5>(a, w, out, cols),
+        6 => add_product_of::<6>(a, w, out, cols),
+        7 => add_product_of::<7>(a, w, out, cols),
+        _ => add_product_of::<PRODUCT_ROWS>(a, w, out, cols),
+    }
+}
+
+#[inline(always)]
+fn add_product_of<const ROWS: usize>(a: &[f32], w: &[f32], out: &mut [f32], cols: usize) {
+    let count = w.len() / cols;
+    let a: [&[f32]; ROWS] = std::array::from_fn(|r| &a[r * count..][..count]);
+    for first in (0..cols).step_by(16) {
+        let mut sums = [[0f32; 16]; ROWS];
+        for (r, sum) in sums.iter_mut().enumerate() {
+            sum.copy_from_slice(&out[r * cols + first..][..16]);
+        }
+        for (j, w) in w.chunks_exact(cols).enumerate() {
+            let w = &w[first..][..16];
+            for (a, sum) in a.iter().zip(&mut sums) {
+                for c in 0..16 {
+                    sum[c] = w[c].mul_add(a[j], sum[c]);
+                }
             }
         }
-        *out = sum;
+        for (r, sum) in sums.iter().enumerate() {
+            out[r * cols + first..][..16].copy_from_slice(sum);
+        }
     }
 }
 
@@ -287,7 +313,7 @@ table! {
     expand(b: &[u8], cols: usize, weight: QuantType, groups: Groups, out: &mut [f32]);
     expand_step(block: &[u8], step: usize, weight: QuantType, scales: &[f32], zeros: Option<&[f32]>, out: &mut [f32]);
     transpose(rows: &[f32], out: &mut [f32], cols: usize);
-    add_product(a: &[f32], w: &[f32], out: &mut [f32]);
+    add_product(a: &[f32], w: &[f32], out: &mut [f32], cols: usize);
     add_group(acc: &[i32], sum: i32, zeros: PanelZeros, scales: &[f32], f: &mut [f32]);
     finish(f: &[f32], cols: usize, factors: &[f32], bias: Option<&[f32]>, out: Rectangle<f32>);
     add(acc: &[f32], f: &mut [f32]);

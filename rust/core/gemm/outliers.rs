@@ -6,7 +6,7 @@
 //! bias; for each column in order: o = fma(w, x, o)`, in the task that has the panel in cache anyway.
 
 use crate::buffer::Scratch;
-use crate::cpu::lanes::INF_BITS;
+use crate::cpu::lanes::{INF_BITS, PRODUCT_ROWS};
 use crate::cpu::{self, Isa, block_bytes, block_steps};
 use crate::epilogue::{PanelParams, write_rows_plus};
 use crate::error::{Error, Result, area, check_len};
@@ -116,18 +116,26 @@ impl<'a> FloatColumns<'a> {
         bias: Option<&[f32]>,
         (out, n, first_row): (SharedOut, usize, usize),
     ) {
+        let (cols, count) = (panel.cols, self.len());
         let weights = self.weights(isa, w, panel);
-        let mut plus = Scratch::of::<f32>(panel.cols);
-        let plus = plus.as_mut::<f32>();
-        let rows = f.chunks_exact(panel.cols).zip(factors).zip(values.chunks_exact(self.len()));
-        for (row, ((f, factor), values)) in (first_row..).zip(rows) {
+        let mut plus = Scratch::of::<f32>(PRODUCT_ROWS * cols);
+        let blocks = f.chunks(PRODUCT_ROWS * cols).zip(factors.chunks(PRODUCT_ROWS));
+        for (block, ((f, factors), values)) in blocks.zip(values.chunks(PRODUCT_ROWS * count)).enumerate() {
+            let plus = &mut plus.as_mut::<f32>()[..f.len()];
             plus.fill(0.0);
             if let Some(bias) = bias {
-                plus[..panel.used].copy_from_slice(&bias[panel.first..][..panel.used]);
+                let bias = &bias[panel.first..][..panel.used];
+                plus.chunks_exact_mut(cols).for_each(|row| row[..panel.used].copy_from_slice(bias));
             }
-            isa.add_product(values, weights.as_slice(), plus);
-            // SAFETY: the caller's promise.
-            unsafe { write_rows_plus(isa, f, panel, &[*factor], Some(&plus[..panel.used]), (out, n, row)) };
+            isa.add_product(values, weights.as_slice(), plus, cols);
+            for (r, factor) in factors.iter().enumerate() {
+                let at = r * cols..(r + 1) * cols;
+                let place = (out, n, first_row + block * PRODUCT_ROWS + r);
+                // SAFETY: the caller's promise.
+                unsafe {
+                    write_rows_plus(isa, &f[at.clone()], panel, &[*factor], Some(&plus[at][..panel.used]), place)
+                };
+            }
         }
     }
 }
