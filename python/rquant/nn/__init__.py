@@ -7,19 +7,27 @@ from .embedding_bag import EmbeddingBag
 from .experts import Experts
 from .linear import Linear
 from .packed_weight import PackedWeight, float_weight
+from .recurrent import GRU, LSTM, RNN
+from .recurrent_cells import GRUCell, LSTMCell, RNNCell
 from .registry import register_module
 from .sorted_experts import Llama4Experts, ParallelExperts
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "Container",
     "Embedding",
     "EmbeddingBag",
     "Experts",
+    "GRUCell",
+    "LSTMCell",
     "Linear",
     "Llama4Experts",
     "MultiheadAttention",
     "PackedWeight",
     "ParallelExperts",
+    "RNNCell",
     "float_weight",
     "register_module",
 ]
