@@ -51,6 +51,7 @@ class Choice:
 def describe_scheme(scheme: Scheme, options: dict[str, Any]) -> str:
     """In words, for a table: "qint4 affine group 64, activations qint8"."""
     said = {name: value.name if isinstance(value, QType) else value for name, value in options.items()}
+    said = {name: f"{len(v)} columns" if isinstance(v, tuple | list) else v for name, v in said.items()}
     return ", ".join([str(scheme), *(f"{name} {value}" for name, value in said.items() if value is not None)])
 
 
