@@ -69,7 +69,7 @@ _define(
     f"{_OUTLIERS}, Tensor? column_weight) -> Tensor",
     lambda x, panels, bias, k, n, *_: x.new_empty((*x.shape[:-1], n)),
     on_cpu=cpu.linear_outliers,
-    elsewhere=_elsewhere,
+    elsewhere=only_on_cpu,
 )
 _define(
     "linear_outliers_canonical",

@@ -191,7 +191,7 @@ def linear_outliers_canonical(
         )[:, columns]
     taken, rest = rows[:, columns].double(), rows.clone()
     rest[:, columns] = torch.where(rest[:, columns].isfinite(), 0, rest[:, columns])
-    out = _integer_product(rest, QMatrix(codes, scale, zero_point, in_features, bits, group_size))
+    out = _integer_product(rest, QMatrix(codes, scale, zero_point, in_features, bits, group_size), None)
     out = out + taken @ column_weight.double().T
     out = torch.where(rows.isfinite().all(-1, keepdim=True), out, torch.nan)
     if bias is not None:
