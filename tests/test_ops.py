@@ -34,6 +34,11 @@ def calls(parts):
         arguments = [t.clone().requires_grad_(t is learns) for t in (x, bias)]
         yield "linear_differentiable", (arguments[0], panels, arguments[1], 50, 20, True, scales)
         yield "linear_canonical_differentiable", (arguments[0], *q[:3], arguments[1], *q[3:], False, None)
+    for chosen, kept in (((2.0, None), None), ((None, [3, 17]), w[:, [3, 17]])):
+        yield "linear_outliers", (x, panels, bias, 50, 20, *chosen, kept)
+        yield "linear_outliers_canonical", (x, *q[:3], None, *q[3:], *chosen, kept)
+        yield "linear_outliers_unfrozen", (x, w, bias, *scheme, *chosen)
+        yield "round_rows", (x.flatten(0, 1), *chosen)
     for dtype in (torch.float32, torch.float16):
         yield "embedding", (ids, panels, 50, dtype)
         yield "embedding_canonical", (ids, *q, dtype)
