@@ -70,3 +70,21 @@ def test_on_load_saved_reloaded_and_sharded(saved, weights, tmp_path):
         assert torch.equal(architecture.run(reloaded), outputs)
         assert reloaded.state_dict().keys() == loaded.state_dict().keys()
     assert torch.equal(architecture.run(copy.deepcopy(reloaded)), outputs)
+
+
+@pytest.mark.parametrize("activations", [None, "int8"])
+def test_defect_b13(activations, tmp_path):
+    """Activations are quantized through transformers too, and such a model is saved and loaded."""
+    architecture = ARCHITECTURES["llama"]
+    floats = architecture.build()
+    floats.save_pretrained(tmp_path)
+    config = rquant.RQuantConfig(weights="int8", activations=activations)
+    model = architecture.auto.from_pretrained(tmp_path, quantization_config=config)
+    assert model.hf_quantizer.is_serializable()
+    assert (model.lm_head.activations is rquant.qint8) == (activations == "int8")
+    outputs = architecture.run(model)
+    assert torch.cosine_similarity(architecture.run(floats).flatten(), outputs.flatten(), 0) >= 0.99
+    model.save_pretrained(tmp_path / "q")
+    reloaded = architecture.auto.from_pretrained(tmp_path / "q")
+    assert reloaded.lm_head.activations is model.lm_head.activations
+    assert torch.equal(architecture.run(reloaded), outputs)
