@@ -14,13 +14,13 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "bench",
         help=text,
-        description=f"A language model: {text}. The schemes take turns, so that ratios hold on a busy machine too.",
+        description=f"A language model: {text}. The schemes take turns, so that what else the machine does hits all alike.",
     )
     _models.add_arguments(parser, f"may be repeated; default: {' '.join(SCHEMES)}")
     parser.add_argument("--prompt", type=_models.positive, default=512, help="tokens read (%(default)s)")
     parser.add_argument("--generate", type=_models.positive, default=512, help="tokens written (%(default)s)")
     parser.add_argument(
-        "--rounds", type=_models.positive, default=3, help="times the prompt is read (%(default)s)"
+        "--rounds", type=_models.positive, default=5, help="times the prompt is read (%(default)s)"
     )
     parser.add_argument("--plot", metavar="FILE.png", help="draw the figures there")
 

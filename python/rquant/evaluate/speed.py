@@ -1,7 +1,6 @@
 """Milliseconds a token of language models with a key-value cache, measured in turns.
 
-Each round every model reads the prompt, or writes a few tokens: whatever else the machine does meanwhile hits all alike, so
-that ratios hold where single figures do not.
+Each round every model reads the prompt, or writes a few tokens: whatever else the machine does meanwhile hits all alike.
 """
 
 import inspect
@@ -64,7 +63,7 @@ class Writer:
 
 
 def speeds(
-    models: Mapping[str, nn.Module], prompt: Tensor, generate: int, *, rounds: int = 3, chunk: int = 16
+    models: Mapping[str, nn.Module], prompt: Tensor, generate: int, *, rounds: int = 5, chunk: int = 16
 ) -> dict[str, Speed]:
     """Seconds of `rounds` prefills of `prompt`, int64 `[1, tokens]`, and of `generate` tokens written after it.
 

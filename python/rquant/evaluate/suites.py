@@ -81,7 +81,7 @@ def bench(
     prompt: Tensor,
     generate: int,
     *,
-    rounds: int = 3,
+    rounds: int = 5,
     model_name: str = "",
     settings: Mapping[str, Any] | None = None,
 ) -> Outcome:
