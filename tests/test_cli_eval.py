@@ -119,6 +119,33 @@ def test_a_saved_quantized_model_against_its_float_one(folders, tmp_path, capsys
     assert by_file["layers"]["small"] == on_the_spot["layers"]["int4,group_size=16"]
 
 
+def test_a_folder_that_rquant_quantize_wrote(folders, tmp_path, capsys):
+    """It leaves an embedding that is tied to the head as it is."""
+    float_folder, small = str(folders / "llama"), str(tmp_path / "small")
+    assert main(["quantize", float_folder, small, "--weights", "int4", "--group-size", "16"]) == 0
+    capsys.readouterr()
+    scheme = 'int4,group_size=16,exclude=["lm_head","model.embed_tokens"]'
+    on_the_spot = told(["eval", float_folder, "--scheme", scheme, *SHORT, "--json", "-"], capsys)
+    by_folder = told(["eval", small, "--against", float_folder, *SHORT, "--json", "-"], capsys)
+    for mine, theirs in zip(by_folder["rows"], on_the_spot["rows"], strict=True):
+        assert {**mine, "scheme": ""} == {**theirs, "scheme": ""}
+
+
+def test_a_folder_that_save_pretrained_wrote(folders, tmp_path, capsys):
+    from transformers import AutoModelForCausalLM
+
+    float_folder, small = folders / "llama", tmp_path / "small"
+    config = rquant.RQuantConfig(weights="int4", group_size=16)
+    model = AutoModelForCausalLM.from_pretrained(float_folder, quantization_config=config)
+    model.save_pretrained(small)
+    tiny_pretrained.tokenizer().save_pretrained(small)
+    on_the_spot = told(
+        ["eval", str(float_folder), "--scheme", "int4,group_size=16", *SHORT, "--json", "-"], capsys
+    )
+    by_folder = told(["eval", str(small), *SHORT, "--json", "-"], capsys)
+    assert by_folder["rows"][0]["perplexity"] == on_the_spot["rows"][1]["perplexity"]
+
+
 def test_an_encoder_is_compared_by_cosine(folders, capsys):
     found = told(
         ["eval", str(folders / "bert"), "--scheme", "int8", "--scheme", "int2", "--json", "-"], capsys
