@@ -1,7 +1,6 @@
 """What `eval` and `bench` share: their arguments, and the models and the text that these name."""
 
 import argparse
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +87,20 @@ def show(outcome: Any, json_file: str | None) -> None:
     print(outcome.table())
 
 
-def quiet() -> None:
-    """transformers says nothing and draws no bars of its own."""
-    with suppress(ImportError):
-        from transformers.utils import logging
+def load(folder: str) -> Any:
+    """`evaluate.load_pretrained`, while transformers says nothing and draws no bars of its own."""
+    from .. import evaluate
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+    try:
+        from transformers.utils import logging
+    except ImportError:
+        return evaluate.load_pretrained(folder)  # which says so
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        return evaluate.load_pretrained(folder)
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()

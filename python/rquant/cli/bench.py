@@ -34,8 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.plot:
         require_matplotlib()  # now, not after the work
-    _models.quiet()
-    loaded = evaluate.load_pretrained(args.model)
+    loaded = _models.load(args.model)
     if not loaded.causal:
         raise ValueError(f"MODEL: expected a language model, got {type(loaded.model).__name__}")
     models = _models.models(loaded, args.scheme or ([] if loaded.quantized else SCHEMES))

@@ -39,12 +39,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.report:
         require_matplotlib()  # now, not after the work
-    _models.quiet()
-    loaded = evaluate.load_pretrained(args.model)
+    loaded = _models.load(args.model)
     if args.against:
         if not loaded.quantized or args.scheme:
             raise ValueError("--against: expected a quantized MODEL and no --scheme")
-        models = {"float": evaluate.load_pretrained(args.against).model, loaded.name: loaded.model}
+        models = {"float": _models.load(args.against).model, loaded.name: loaded.model}
     else:
         models = _models.models(loaded, args.scheme)
     text = _models.read_text(args)
