@@ -151,7 +151,7 @@ def test_gradients_pass_straight_through(activations):
     seen.requires_grad_()
     nn.functional.linear(seen, rounded, layer.bias.detach()).backward(upstream)
     torch.testing.assert_close(x.grad, seen.grad)
-    inside = _ops.inside_range(layer.weight, 4, 8, False)
+    inside = _ops.inside_range(layer.weight, 4, 8, False, "minmax")
     torch.testing.assert_close(layer.weight.grad, rounded.grad * inside)
     torch.testing.assert_close(layer.bias.grad, upstream.sum((0, 1)))
 

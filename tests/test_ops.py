@@ -6,18 +6,21 @@ from torch import nn
 from torch.library import opcheck
 
 import rquant
-from rquant import _native, _ops
+from rquant import _native, _ops, optimize
 from rquant._backends import reference
 from rquant._backends.elsewhere import only_on_cpu
 
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
-@pytest.fixture(scope="module", params=[(8, -1, True), (4, 16, False), (2, 7, False)], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[(8, -1, True, "minmax"), (4, 16, False, "mse"), (2, 7, False, "minmax"), (4, -1, False, "hqq")],
+    ids=str,
+)
 def parts(request):
-    bits, group, symmetric = request.param
     w = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
-    return w, _native.quantize(w, bits, group, symmetric), (bits, group, symmetric)
+    return w, optimize.by_arguments(w, *request.param), request.param
 
 
 def calls(parts):
@@ -99,7 +102,7 @@ def test_a_tensor_elsewhere_is_named():
 
 INTEGER_PRODUCT = """
 import itertools, torch, rquant
-from rquant import _native, _ops
+from rquant import _native, _ops, optimize
 assert rquant.backend_info()["isa"] == {level!r}
 generator = torch.Generator().manual_seed(0)
 for bits, threads in itertools.product((8, 4, 2), (1, 2)):

@@ -133,7 +133,7 @@ def test_the_input_is_only_read():
         ({"axis": None, "group_size": 4}, "group_size: .*got 4"),
         ({"group_size": 0}, "group_size: .*got 0"),
         ({"group_size": (2, 2)}, r"group_size: .*got \(2, 2\)"),
-        ({"range": "mse"}, "range: .*'mse'"),
+        ({"range": "least"}, "range: .*'least'"),
         ({"range": (1.0, -1.0)}, r"range: .*\(1.0, -1.0\)"),
         ({"symmetric": "no"}, "symmetric: .*'no'"),
     ],

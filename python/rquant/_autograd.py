@@ -15,6 +15,8 @@ from torch.library import Library, register_autograd, register_fake
 from . import _ops
 
 _library = Library("rquant", "FRAGMENT")
+SchemeArguments = tuple[int, int, bool, str]
+"""`(bits, group_size, symmetric, optimizer)`, as the ops of unfrozen layers take them."""
 
 
 def _to_bias(grad: Tensor, needed: bool) -> Tensor | None:
@@ -91,7 +93,7 @@ class UnfrozenLinear(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scheme: tuple[int, int, bool], integer: bool
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scheme: SchemeArguments, integer: bool
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.scheme, ctx.integer = scheme, integer
@@ -189,7 +191,7 @@ class _FakeQuantize(Function):
     """The weight as its codes read back, with the straight-through gradient."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scheme: tuple[int, int, bool]) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, scheme: SchemeArguments) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.scheme = scheme
         return _ops.fake_quantize(weight, *scheme)
@@ -200,7 +202,7 @@ class _FakeQuantize(Function):
         return grad * _ops.inside_range(weight, *ctx.scheme), None
 
 
-def fake_quantize(weight: Tensor, scheme: tuple[int, int, bool]) -> Tensor:
+def fake_quantize(weight: Tensor, scheme: SchemeArguments) -> Tensor:
     """`weight` as its codes read back, with the straight-through gradient if one is wanted."""
     if torch.is_grad_enabled() and weight.requires_grad:
         return _FakeQuantize.apply(weight, scheme)  # type: ignore[no-any-return]

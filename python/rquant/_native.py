@@ -12,7 +12,7 @@ import numpy as np
 from . import _rquant
 from ._threads import get_num_threads, is_worker
 
-Range = Literal["minmax", "absmax"] | tuple[float, float]
+Range = Literal["minmax", "absmax", "mse"] | tuple[float, float]
 Array = Any  # numpy.ndarray or torch.Tensor; torch may not be installed
 
 
@@ -154,6 +154,24 @@ def qparams(lo: Array, hi: Array, bits: int, symmetric: bool, half: bool) -> tup
     return scale, zero
 
 
+def half_quadratic(
+    x: Array, scale: Array, bits: int, group_size: int, lp_norm: float, beta: float, kappa: float, turns: int
+) -> Array:
+    """Float16 zero points `[rows, groups]` of `x` by half-quadratic quantization, under given scales."""
+    address, dtype, rows, cols = _floats(x, "x")
+    group = _group(cols, group_size)
+    scale_dtype = _code(scale, "scale")
+    scale_at = _typed(
+        scale, "scale", "float32" if scale_dtype == _rquant.FLOAT32 else "float16", rows * -(-cols // group)
+    )
+    zero = _empty(scale, tuple(scale.shape), "float16")
+    _rquant.half_quadratic(
+        address, dtype, rows, cols, bits, group, scale_at, scale_dtype, lp_norm, beta, kappa, turns,
+        _address(zero, "zero_point"), get_num_threads(),
+    )  # fmt: skip
+    return zero
+
+
 def encode(x: Array, scale: Array, zero_point: Array | None, bits: int, group_size: int) -> QMatrix:
     """Codes of `x` under given scales and zero points. Raises NotFinite."""
     address, dtype, rows, cols = _floats(x, "x")
@@ -166,19 +184,35 @@ def encode(x: Array, scale: Array, zero_point: Array | None, bits: int, group_si
     return q
 
 
-def quantize(x: Array, bits: int, group_size: int, symmetric: bool, range: Range = "minmax") -> QMatrix:
-    """Ranges, scales, codes of `x`. `range`: "minmax", "absmax" ([-a, a] of each group) or one (lo, hi) for all."""
+def parameters(
+    x: Array, bits: int, group_size: int, symmetric: bool, range: Range = "minmax"
+) -> tuple[Array, Array | None]:
+    """Scales and integer zero points of `x`, from ranges.
+
+    `range`: "minmax"; "absmax" ([-a, a] of each group); "mse", the least squared error; or one (lo, hi) for all.
+    """
     lo, hi = ranges(x, group_size)
+    half = group_size != -1
     if range == "absmax":
         hi[...] = _maximum(-lo, hi)
         lo[...] = -hi
+    elif range == "mse":
+        address, dtype, rows, cols = _floats(x, "x")
+        at = (_address(lo, "lo"), _address(hi, "hi"))
+        group = _group(cols, group_size)
+        _rquant.search(address, dtype, rows, cols, bits, symmetric, group, half, *at, get_num_threads())
     elif isinstance(range, tuple):
         if len(range) != 2 or not -np.inf < range[0] <= range[1] < np.inf:
             raise ValueError(f"range: expected finite (lo, hi) with lo <= hi, got {range}")
         lo[...], hi[...] = min(range[0], 0.0), max(range[1], 0.0)
     elif range != "minmax":
-        raise ValueError(f"range: expected 'minmax', 'absmax' or (lo, hi), got {range!r}")
-    scale, zero = qparams(lo, hi, bits, symmetric, half=group_size != -1)
+        raise ValueError(f"range: expected 'minmax', 'absmax', 'mse' or (lo, hi), got {range!r}")
+    return qparams(lo, hi, bits, symmetric, half)
+
+
+def quantize(x: Array, bits: int, group_size: int, symmetric: bool, range: Range = "minmax") -> QMatrix:
+    """`parameters` of `x`, and codes under them."""
+    scale, zero = parameters(x, bits, group_size, symmetric, range)
     return encode(x, scale, zero, bits, group_size)
 
 

@@ -12,6 +12,7 @@ from ._backends import cpu, reference
 from ._backends.elsewhere import on_any_device, only_on_cpu
 
 _WEIGHT = "Tensor codes, Tensor scale, Tensor? zero_point"
+_SCHEME = "int bits, int group_size, bool symmetric, str optimizer"
 _library = Library("rquant", "DEF")
 
 
@@ -57,7 +58,7 @@ _define(
 )
 _define(
     "linear_unfrozen",
-    "(Tensor x, Tensor weight, Tensor? bias, int bits, int group_size, bool symmetric, bool integer) -> Tensor",
+    f"(Tensor x, Tensor weight, Tensor? bias, {_SCHEME}, bool integer) -> Tensor",
     lambda x, weight, *_: x.new_empty((*x.shape[:-1], weight.shape[0])),
     on_cpu=cpu.linear_unfrozen,
     elsewhere=reference.linear_unfrozen,
@@ -127,14 +128,14 @@ _define(
 )
 _define(
     "fake_quantize",
-    "(Tensor weight, int bits, int group_size, bool symmetric) -> Tensor",
+    f"(Tensor weight, {_SCHEME}) -> Tensor",
     lambda weight, *_: torch.empty_like(weight, memory_format=torch.contiguous_format),
     on_cpu=cpu.fake_quantize,
     elsewhere=reference.fake_quantize,
 )
 _define(
     "inside_range",
-    "(Tensor weight, int bits, int group_size, bool symmetric) -> Tensor",
+    f"(Tensor weight, {_SCHEME}) -> Tensor",
     lambda weight, *_: weight.new_empty(weight.shape, dtype=torch.bool),
     on_cpu=cpu.inside_range,
     elsewhere=reference.inside_range,

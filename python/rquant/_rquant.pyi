@@ -62,6 +62,39 @@ def qparams(
     zero points are computed from the scales as stored.
     """
 
+def search(
+    x: int,
+    dtype: int,
+    rows: int,
+    cols: int,
+    bits: int,
+    symmetric: bool,
+    group_size: int,
+    half: bool,
+    lo: int,
+    hi: int,
+    threads: int,
+) -> None:
+    """Shrink the ranges that `ranges` wrote to `lo` and `hi` to those of the least squared error. `half` as for `qparams`."""
+
+def half_quadratic(
+    x: int,
+    dtype: int,
+    rows: int,
+    cols: int,
+    bits: int,
+    group_size: int,
+    scale: int,
+    scale_dtype: int,
+    lp_norm: float,
+    beta: float,
+    kappa: float,
+    turns: int,
+    zero_point: int,
+    threads: int,
+) -> None:
+    """Write the ZP_FLOAT16 zero points `[rows, groups]` of half-quadratic quantization under the given scales."""
+
 def encode(
     x: int,
     dtype: int,

@@ -11,7 +11,7 @@ from .progress import each
 from .qtypes import QType, qint8
 from .report import Report, rows_of
 from .rules import Choice, Rules, resolve_rules
-from .scheme import Scheme
+from .scheme import Optimizer, Scheme
 from .selection import Patterns, Target, Tree, select
 
 
@@ -25,7 +25,7 @@ def quantize(
     include: Patterns = None,
     exclude: Patterns = None,
     rules: Rules = None,
-    optimizer: str = "minmax",
+    optimizer: str | Optimizer = "minmax",
     outliers: float | None = None,
 ) -> Report:
     """Turn the model's layers into quantized ones, in place; they stay trainable until `freeze`.
@@ -36,6 +36,10 @@ def quantize(
     (qint8 per channel, qint4 64, qint2 32), -1 per channel. `outliers`, a threshold (6.0 is LLM.int8()'s), has a Linear
     with int8 activations multiply in float what columns of its input reach it; `record_outliers` then fixes which. A
     model that is itself one layer stays the same object and changes its class.
+
+    `optimizer` chooses scales and zero points: "minmax"; "absmax"; "mse", the part of each range with the least squared
+    error; "hqq", fractional zero points by half-quadratic quantization (affine only); or an object, see
+    `rquant.optimize`. Until `freeze` it acts anew in each forward, so that freezing changes no output.
 
     `rules` are pairs (match, scheme) in order; the first that matches a layer holds for it instead of the arguments
     above. A match is a glob, a regular expression (`re.Pattern`, or `"re:..."`) for the whole name, or a module class

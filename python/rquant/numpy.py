@@ -62,7 +62,8 @@ def quantize(
     group_size: int | None = None,
     range: Range = "minmax",
 ) -> QArray:
-    """Quantize `x`, float32 or float16 `[n, k]`, as `rquant.quantize_tensor` does along axis 0.
+    """Quantize `x`, float32 or float16 `[n, k]`, as `rquant.quantize_tensor` does along axis 0. `range`: "minmax", "absmax", "mse" or one
+    (lo, hi).
 
     Raises ValueError for another dtype or rank, and for NaN or infinity (with its index).
     """

@@ -11,7 +11,7 @@ from .nn.outliers import resolve_threshold
 from .nn.registry import option_names
 from .patterns import matches_name
 from .qtypes import QType, qint8, qtype_of
-from .scheme import Scheme
+from .scheme import Optimizer, Scheme
 
 Match = str | re.Pattern[str] | type[nn.Module]
 Wanted = str | QType | dict[str, Any] | bool | None
@@ -32,14 +32,12 @@ class Choice:
         activations: QType | str | None = None,
         group_size: int | None = None,
         symmetric: bool | None = None,
-        optimizer: Any = "minmax",
+        optimizer: str | Optimizer = "minmax",
         outliers: float | None = None,
         **options: Any,
     ) -> "Choice":
         """From the arguments of `rquant.quantize`. Raises ValueError, naming the argument, for a value out of range."""
-        scheme = Scheme.resolve(weights, group_size, symmetric)
-        if optimizer != "minmax":
-            raise ValueError(f"optimizer: expected 'minmax', got {optimizer!r}")
+        scheme = Scheme.resolve(weights, group_size, symmetric, optimizer)
         activations = None if activations is None else qtype_of(activations, "activations", (qint8,))
         threshold = resolve_threshold(outliers, activations)
         return cls(scheme, {"activations": activations, "outliers": threshold, **options})

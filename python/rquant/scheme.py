@@ -1,34 +1,61 @@
-"""How one weight is quantized: type, symmetry, granularity, kind of zero point."""
+"""How one weight is quantized: type, symmetry, granularity, kind of zero point, and who chooses the numbers."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .qtypes import QType, qint2, qint4, qint8, qtype_of
 
 PER_CHANNEL = -1
 _DEFAULT_GROUP = {qint8: PER_CHANNEL, qint4: 64, qint2: 32}
 ZeroPointDtype = Literal["uint8", "float16"]
+OPTIMIZERS: dict[str, ZeroPointDtype] = {
+    "minmax": "uint8",
+    "absmax": "uint8",
+    "mse": "uint8",
+    "hqq": "float16",
+}
+"""The optimizers that have a name, and the zero points that they make."""
+
+if TYPE_CHECKING:
+    from ._native import Array, QMatrix
+
+
+class Optimizer(Protocol):
+    """Chooses scales, zero points and codes. An attribute `zero_point_dtype = "float16"` says that Z is fractional.
+
+    The same weight must always give the same answer: an unfrozen layer asks in each forward, `freeze` once more.
+    """
+
+    def __call__(self, weight: "Array", scheme: "Scheme") -> "QMatrix":
+        """A tensor `weight`, floats `[n, k]`, contiguous and on the CPU, in canonical form; often `rquant.optimize.encode`'s answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """A complete choice. `group_size` is `PER_CHANNEL` (-1) or the elements that share a scale along the input axis.
 
-    Float16 zero points (HQQ, Q4_1) are read and computed with; quantizing makes integer ones.
+    Float16 zero points (HQQ, Q4_1) promise nothing for 0.0, integer ones bring it back exactly. `optimizer` is a name of
+    `OPTIMIZERS` or an object; it matters until the layer is frozen, and says afterwards who made the weight.
     """
 
     qtype: QType
     symmetric: bool
     group_size: int
     zero_point_dtype: ZeroPointDtype = "uint8"
+    optimizer: str | Optimizer = "minmax"
 
     @classmethod
     def resolve(
-        cls, weights: QType | str, group_size: int | None = None, symmetric: bool | None = None
+        cls,
+        weights: QType | str,
+        group_size: int | None = None,
+        symmetric: bool | None = None,
+        optimizer: str | Optimizer = "minmax",
     ) -> "Scheme":
         """Fill in the type's defaults: qint8 symmetric per channel, qint4 affine group 64, qint2 affine group 32.
 
-        Raises ValueError for a type without integer codes and for a group size that is neither -1 nor >= 1.
+        Raises ValueError for a type without integer codes, for a group size that is neither -1 nor >= 1, for an unknown
+        optimizer and for one that moves zero points where there are none.
         """
         qtype = qtype_of(weights, "weights")
         if group_size is None:
@@ -44,7 +71,8 @@ class Scheme:
             )
         if symmetric not in (None, True, False):
             raise ValueError(f"symmetric: expected None, True or False, got {symmetric!r}")
-        return cls(qtype, qtype is qint8 if symmetric is None else bool(symmetric), group_size)
+        symmetric = qtype is qint8 if symmetric is None else bool(symmetric)
+        return cls(qtype, symmetric, group_size, _zeros(optimizer, symmetric), optimizer)
 
     @property
     def bits(self) -> int:
@@ -61,17 +89,19 @@ class Scheme:
         return 1 if self.per_channel else -(-cols // self.group_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types only; `from_dict` is the inverse."""
+        """JSON types only; `from_dict` is the inverse. An optimizer without a name leaves that of its class."""
+        chosen = self.optimizer if isinstance(self.optimizer, str) else type(self.optimizer).__name__
         return {
             "weights": self.qtype.name,
             "symmetric": self.symmetric,
             "group_size": self.group_size,
             "zero_point_dtype": self.zero_point_dtype,
+            **({} if chosen == "minmax" else {"optimizer": chosen}),
         }
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> "Scheme":
-        """Raises ValueError for a missing or impossible entry."""
+        """Raises ValueError for a missing or impossible entry. An unknown optimizer is one only once it is to act."""
         try:
             zeros = config["zero_point_dtype"]
             scheme = cls.resolve(config["weights"], config["group_size"], config["symmetric"])
@@ -79,11 +109,29 @@ class Scheme:
             raise ValueError(f"scheme: expected an entry {missing}, got {sorted(config)}") from None
         if zeros not in ("uint8", "float16"):
             raise ValueError(f"zero_point_dtype: expected 'uint8' or 'float16', got {zeros!r}")
-        return cls(scheme.qtype, scheme.symmetric, scheme.group_size, zeros)
+        return replace(scheme, zero_point_dtype=zeros, optimizer=config.get("optimizer", "minmax"))
 
     def __str__(self) -> str:
         kind = "symmetric" if self.symmetric else "affine"
-        return f"{self.qtype.name} {kind} {'per channel' if self.per_channel else f'group {self.group_size}'}"
+        size = "per channel" if self.per_channel else f"group {self.group_size}"
+        by = "" if self.optimizer == "minmax" else f" {self.to_dict()['optimizer']}"
+        return f"{self.qtype.name} {kind} {size}{by}"
+
+
+def _zeros(optimizer: str | Optimizer, symmetric: bool) -> ZeroPointDtype:
+    """The zero points that the optimizer makes."""
+    if isinstance(optimizer, str):
+        zeros = OPTIMIZERS.get(optimizer)
+    else:
+        zeros = getattr(optimizer, "zero_point_dtype", "uint8") if callable(optimizer) else None
+    if zeros not in ("uint8", "float16"):
+        names = ", ".join(map(repr, OPTIMIZERS))
+        raise ValueError(f"optimizer: expected {names} or an object like them, got {optimizer!r}")
+    if zeros == "float16" and symmetric:
+        raise ValueError(
+            f"optimizer: expected symmetric=False for {optimizer!r}, which moves zero points, got a symmetric scheme"
+        )
+    return zeros
 
 
 def estimate_size(params: float, bits: int, group_size: int | None = None) -> float:

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from . import _native, _ops
 from ._native import NotFinite, QMatrix, Range
+from .optimize import choose
 from .qtypes import QType, qtype_of
-from .scheme import PER_CHANNEL, Scheme
+from .scheme import OPTIMIZERS, PER_CHANNEL, Optimizer, Scheme
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +37,12 @@ class QTensor:
 
     @property
     def zero_point(self) -> Tensor:
-        """The plain Z of the formula, int8 `[rows, groups]`; zeros if symmetric."""
+        """The plain Z of the formula `[rows, groups]`: int8, zeros if symmetric; or float16, if it may be fractional."""
         zero = self.matrix.zero_point
         if zero is None:
             return torch.zeros(self.scale.shape, dtype=torch.int8, device=self.scale.device)
+        if zero.dtype == torch.float16:
+            return zero  # type: ignore[no-any-return]
         return (zero.to(torch.int16) - (1 << (self.scheme.bits - 1))).to(torch.int8)  # type: ignore[no-any-return]
 
     @property
@@ -81,14 +84,15 @@ def quantize_tensor(
     symmetric: bool | None = None,
     axis: int | None = 0,
     group_size: int | None = None,
-    range: Range = "minmax",
+    range: Range | Optimizer = "minmax",
 ) -> QTensor:
     """Quantize `x`, float32, float16 or bfloat16 of any shape, with scales of its own for each index of `axis`.
 
     `axis=None`: one scale for the whole tensor. `group_size`: None is the type's default (qint8 -1, qint4 64, qint2 32),
-    -1 one group a channel; groups run along the other dimensions, flattened. `range`: "minmax"; "absmax", [-a, a] of
-    each group; or one (lo, hi) for all, beyond which values are clipped. Ranges are widened to contain 0, which comes back
-    exactly. Raises ValueError for another dtype, no elements, NaN or infinity (with its index).
+    -1 one group a channel; groups run along the other dimensions, flattened. `range`: one (lo, hi) for all, beyond which
+    values are clipped, or what `rquant.quantize` takes as `optimizer`: "minmax"; "absmax", [-a, a] of each group; "mse", the
+    least squared error; "hqq"; an object. Ranges are widened to contain 0, which comes back exactly unless zero points are
+    fractional. Raises ValueError for another dtype, no elements, NaN or infinity (with its index).
     """
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
@@ -104,11 +108,19 @@ def quantize_tensor(
         raise ValueError(f"axis: expected None or a dimension of shape {tuple(x.shape)}, got {axis}")
     else:
         axis %= x.dim()
-    scheme = Scheme.resolve(qtype, group_size, symmetric)
+    if isinstance(range, str) and range not in OPTIMIZERS:
+        raise ValueError(
+            f"range: expected (lo, hi), an object or one of {', '.join(OPTIMIZERS)}, got {range!r}"
+        )
+    scheme = Scheme.resolve(qtype, group_size, symmetric, "minmax" if isinstance(range, tuple) else range)
     source = x.detach()
     rows = source.reshape(1, -1) if axis is None else source.movedim(axis, 0).reshape(x.shape[axis], -1)
     try:
-        q = _native.quantize(rows.cpu().contiguous(), scheme.bits, scheme.group_size, scheme.symmetric, range)
+        rows = rows.cpu().contiguous()
+        if isinstance(range, tuple):
+            q = _native.quantize(rows, scheme.bits, scheme.group_size, scheme.symmetric, range)
+        else:
+            q = choose(rows, scheme)
     except NotFinite as bad:
         flat = torch.arange(x.numel()).reshape(x.shape)  # where in x the first bad element of the rows lies
         flat = flat.reshape(1, -1) if axis is None else flat.movedim(axis, 0).reshape(rows.shape)

@@ -27,10 +27,12 @@ mod error;
 mod executor;
 mod floats;
 mod gemm;
+mod half_quadratic;
 mod matrix;
 mod prepack;
 mod qtype;
 mod quantize;
+mod search;
 
 pub use bitpack::{pack_codes, row_bytes, unpack_codes};
 pub use buffer::AlignedBytes;
@@ -42,7 +44,9 @@ pub use floats::{Floats, FloatsMut};
 pub use gemm::{
     Arithmetic, MAX_GEMM_K, Outliers, gather_rows, gemm_i32, linear, linear_outliers, linear_scaled, quantize_rows,
 };
+pub use half_quadratic::{HalfQuadratic, half_quadratic};
 pub use matrix::{MatrixRef, OwnedScales, OwnedZeroPoints, QuantizedMatrix, ScaleDtype, Scales, ZeroKind, ZeroPoints};
 pub use prepack::{PackedMatrix, PackedRef};
 pub use qtype::{QuantType, RangeRule, Scheme};
 pub use quantize::{channels_first, encode, qparams, quantize, ranges};
+pub use search::search;

@@ -57,7 +57,7 @@ impl QuantType {
     }
 }
 
-/// How the range of a group is widened before it becomes a scale. A symmetric scheme takes the larger magnitude of
+/// Which range of a group becomes its scale. A symmetric scheme takes the larger magnitude of
 /// either, so the two differ for affine schemes only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeRule {
@@ -65,6 +65,8 @@ pub enum RangeRule {
     MinMax,
     /// `[-a, a]` with `a = max |x|`.
     AbsMax,
+    /// The part of `[min, max]` whose codes come back with the least squared error: [`crate::search`].
+    LeastSquares,
 }
 
 /// How a matrix is quantized: `x ≈ S·(q − Z)`.

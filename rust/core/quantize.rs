@@ -9,11 +9,12 @@ use crate::executor::Executor;
 use crate::floats::Floats;
 use crate::matrix::{OwnedScales, OwnedZeroPoints, QuantizedMatrix, Scales, ZeroKind, ZeroPoints};
 use crate::qtype::{QuantType, RangeRule, Scheme};
+use crate::search::search;
 use half::f16;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Elements of one task: long enough to be worth a thread, short enough to share one long row.
-const CHUNK: usize = 1 << 16;
+pub(crate) const CHUNK: usize = 1 << 16;
 
 /// The smallest and largest of float16's normal range: outside it a scale would lose precision.
 const HALF_NORMAL: std::ops::RangeInclusive<f32> = 6.103_515_6e-5..=65504.0;
@@ -82,10 +83,10 @@ pub fn ranges(
     }
 }
 
-type Parts<'a, A, B> = Vec<std::sync::Mutex<(&'a mut [A], &'a mut [B])>>;
+pub(crate) type Parts<'a, A, B> = Vec<std::sync::Mutex<(&'a mut [A], &'a mut [B])>>;
 
 /// Two outputs of equal length cut into tasks, each behind the lock of whoever runs it.
-fn split<'a, A, B>(a: &'a mut [A], b: &'a mut [B], per_task: usize) -> Parts<'a, A, B> {
+pub(crate) fn split<'a, A, B>(a: &'a mut [A], b: &'a mut [B], per_task: usize) -> Parts<'a, A, B> {
     a.chunks_mut(per_task).zip(b.chunks_mut(per_task)).map(std::sync::Mutex::new).collect()
 }
 
@@ -116,16 +117,9 @@ pub fn qparams(
         }
     }
     for ((&lo, &hi), scale) in lo.iter().zip(hi).zip(&mut *scales) {
-        // float64: hi − lo of two float32 cannot overflow, and one rounding remains
-        let (lo, hi) = (f64::from(lo.min(0.0)), f64::from(hi.max(0.0)));
-        let s = if symmetric {
-            hi.max(-lo) / f64::from(qtype.qmax())
-        } else {
-            (hi - lo) / f64::from(qtype.qmax() - qtype.qmin())
-        };
-        *scale = if s == 0.0 { 1.0 } else { (s as f32).clamp(f32::MIN_POSITIVE, f32::MAX) };
+        *scale = scale_of(lo, hi, qtype, symmetric);
     }
-    let half = half && scales.iter().all(|s| HALF_NORMAL.contains(&f16::from_f32(*s).to_f32()));
+    let half = half && scales.iter().all(|s| half_of(*s).is_some());
     if half {
         scales.iter_mut().for_each(|s| *s = f16::from_f32(*s).to_f32());
     }
@@ -135,6 +129,23 @@ pub fn qparams(
         *zero = (z as i32 + qtype.offset()) as u8;
     }
     Ok(half)
+}
+
+/// The scale of one range, not yet rounded to float16.
+pub(crate) fn scale_of(lo: f32, hi: f32, qtype: QuantType, symmetric: bool) -> f32 {
+    // float64: hi − lo of two float32 cannot overflow, and one rounding remains
+    let (lo, hi) = (f64::from(lo.min(0.0)), f64::from(hi.max(0.0)));
+    let s = if symmetric {
+        hi.max(-lo) / f64::from(qtype.qmax())
+    } else {
+        (hi - lo) / f64::from(qtype.qmax() - qtype.qmin())
+    };
+    if s == 0.0 { 1.0 } else { (s as f32).clamp(f32::MIN_POSITIVE, f32::MAX) }
+}
+
+/// The scale as float16 stores it; `None` outside its normal range.
+pub(crate) fn half_of(scale: f32) -> Option<f32> {
+    Some(f16::from_f32(scale).to_f32()).filter(|s| HALF_NORMAL.contains(s))
 }
 
 /// Codes of `x` (`[rows, cols]`) under given scales and zero points, as canonical bytes `[rows, row_bytes]`. Without
@@ -250,10 +261,17 @@ pub fn quantize(
     let count = area(rows, cols.div_ceil(group_size))?;
     let (mut lo, mut hi) = (vec![0f32; count], vec![0f32; count]);
     ranges(x, rows, cols, group_size, &mut lo, &mut hi, executor)?;
-    if scheme.range == RangeRule::AbsMax {
-        for (lo, hi) in lo.iter_mut().zip(&mut hi) {
-            *hi = hi.max(-*lo);
-            *lo = -*hi;
+    match scheme.range {
+        RangeRule::MinMax => {}
+        RangeRule::AbsMax => {
+            for (lo, hi) in lo.iter_mut().zip(&mut hi) {
+                *hi = hi.max(-*lo);
+                *lo = -*hi;
+            }
+        }
+        RangeRule::LeastSquares => {
+            let half = scheme.group_size.is_some();
+            search(x, rows, cols, scheme.qtype, scheme.symmetric, group_size, half, &mut lo, &mut hi, executor)?;
         }
     }
     let mut scales = lo.clone();

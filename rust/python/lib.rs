@@ -18,7 +18,9 @@ mod _rquant {
     use crate::arguments as codes;
 
     #[pymodule_export]
-    use matrix::{dequantize, encode, pack_codes, qparams, quantize_rows, ranges, row_bytes, unpack_codes};
+    use matrix::{
+        dequantize, encode, half_quadratic, pack_codes, qparams, quantize_rows, ranges, row_bytes, search, unpack_codes,
+    };
     #[pymodule_export]
     use packed::{
         gather_rows, gemm_i32, linear, linear_outliers, pack, packed_info, packed_is_native, packed_len, unpack,

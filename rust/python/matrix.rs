@@ -3,7 +3,7 @@
 use crate::arguments::{area, floats, floats_mut, groups, qtype, scales, slice, slice_mut, value_error, zeros};
 use crate::threads::run;
 use pyo3::prelude::*;
-use rquant::{Error, MatrixRef};
+use rquant::{Error, HalfQuadratic, MatrixRef};
 
 #[pyfunction]
 pub(crate) fn row_bytes(cols: usize, bits: usize) -> PyResult<usize> {
@@ -46,6 +46,52 @@ pub(crate) fn qparams(
     let zeros = slice_mut("zero_point", zero_point, if symmetric { 0 } else { count })?;
     let scales = slice_mut("scale", scale, count)?;
     rquant::qparams(lo, hi, qtype(bits)?, symmetric, half, scales, zeros).map_err(value_error)
+}
+
+#[pyfunction]
+pub(crate) fn search(
+    py: Python<'_>,
+    x: usize,
+    dtype: u8,
+    rows: usize,
+    cols: usize,
+    bits: usize,
+    symmetric: bool,
+    group_size: usize,
+    half: bool,
+    lo: usize,
+    hi: usize,
+    threads: usize,
+) -> PyResult<()> {
+    let (qtype, count) = (qtype(bits)?, area(rows, groups(cols, group_size)?)?);
+    let x = floats("x", x, dtype, area(rows, cols)?)?;
+    let (lo, hi) = (slice_mut("lo", lo, count)?, slice_mut("hi", hi, count)?);
+    run(py, threads, |executor| rquant::search(x, rows, cols, qtype, symmetric, group_size, half, lo, hi, executor))
+}
+
+#[pyfunction]
+pub(crate) fn half_quadratic(
+    py: Python<'_>,
+    x: usize,
+    dtype: u8,
+    rows: usize,
+    cols: usize,
+    bits: usize,
+    group_size: usize,
+    scale: usize,
+    scale_dtype: u8,
+    lp_norm: f32,
+    beta: f32,
+    kappa: f32,
+    turns: usize,
+    zero_point: usize,
+    threads: usize,
+) -> PyResult<()> {
+    let (qtype, count) = (qtype(bits)?, area(rows, groups(cols, group_size)?)?);
+    let x = floats("x", x, dtype, area(rows, cols)?)?;
+    let (s, z) = (scales(scale, scale_dtype, count)?, slice_mut("zero_point", zero_point, count)?);
+    let method = HalfQuadratic { norm: lp_norm, beta, kappa, turns };
+    run(py, threads, |executor| rquant::half_quadratic(x, rows, cols, qtype, group_size, s, method, z, executor))
 }
 
 #[pyfunction]

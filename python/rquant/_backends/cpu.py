@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .. import _native, _rquant
+from .. import _native, _rquant, optimize
 from .._native import QMatrix
 from . import reference
 
@@ -126,16 +126,17 @@ def linear_unfrozen(
     bits: int,
     group_size: int,
     symmetric: bool,
+    optimizer: str,
     integer: bool,
 ) -> Tensor:
     """Quantize the float weight `[n, k]`, pack it and multiply: bit for bit what the frozen layer computes."""
-    q = _quantized(weight, bits, group_size, symmetric)
+    q = _quantized(weight, bits, group_size, symmetric, optimizer)
     return linear(x, _native.pack(q), bias, weight.shape[1], weight.shape[0], integer)
 
 
-def _quantized(weight: Tensor, bits: int, group_size: int, symmetric: bool) -> QMatrix:
+def _quantized(weight: Tensor, bits: int, group_size: int, symmetric: bool, optimizer: str) -> QMatrix:
     try:
-        return _native.quantize(weight.contiguous(), bits, group_size, symmetric)
+        return optimize.by_arguments(weight.contiguous(), bits, group_size, symmetric, optimizer)
     except _native.NotFinite as bad:
         raise bad.named("weight", weight.shape) from None
 
@@ -171,15 +172,15 @@ def dequantize_canonical(
     return _native.dequantize(q, torch.empty((codes.shape[0], cols), dtype=dtype))  # type: ignore[no-any-return]
 
 
-def fake_quantize(weight: Tensor, bits: int, group_size: int, symmetric: bool) -> Tensor:
+def fake_quantize(weight: Tensor, bits: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
     """Quantize and dequantize: what the frozen layer's weight will read as, of weight's dtype."""
-    q = _quantized(weight, bits, group_size, symmetric)
+    q = _quantized(weight, bits, group_size, symmetric, optimizer)
     return _native.dequantize(q, torch.empty(weight.shape, dtype=weight.dtype))  # type: ignore[no-any-return]
 
 
-def inside_range(weight: Tensor, bits: int, group_size: int, symmetric: bool) -> Tensor:
+def inside_range(weight: Tensor, bits: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
     """bool, of weight's shape: whether rounding alone, without clipping, gave the element's code."""
-    q = _quantized(weight, bits, group_size, symmetric)
+    q = _quantized(weight, bits, group_size, symmetric, optimizer)
     return reference.inside(weight, q.scale, q.zero_point, bits, group_size)
 
 

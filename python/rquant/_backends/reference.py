@@ -6,6 +6,7 @@ Written to be read. Integer products go through float64, which holds them exactl
 import torch
 from torch import Tensor
 
+from .. import optimize
 from .._native import QMatrix
 
 
@@ -122,6 +123,14 @@ def quantize_rows(x: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tenso
     return q.to(torch.int8), scale
 
 
+def _chosen(x: Tensor, bits: int, group_size: int, symmetric: bool, optimizer: str) -> QMatrix:
+    """By any optimizer: all but min-max are the CPU's, so that they choose the same everywhere."""
+    if optimizer == "minmax":
+        return quantize(x, bits, group_size, symmetric)
+    q = optimize.by_arguments(x.cpu().contiguous(), bits, group_size, symmetric, optimizer)
+    return q.map(lambda t: t.to(x.device))
+
+
 def _integer_product(x: Tensor, w: QMatrix, scale: Tensor | None) -> Tensor:
     """`Sa * sum over groups of Sw * (sum(a * q) - Z * sum(a))` in float64 from the integers, x `[m, k]`."""
     a, row_scale = quantize_rows(x, scale)
@@ -236,10 +245,11 @@ def linear_unfrozen(
     bits: int,
     group_size: int,
     symmetric: bool,
+    optimizer: str,
     integer: bool,
 ) -> Tensor:
     """Quantize the weight `[n, k]` anew and multiply."""
-    codes, scale, zero, k, *_ = quantize(weight, bits, group_size, symmetric)
+    codes, scale, zero, k, *_ = _chosen(weight, bits, group_size, symmetric, optimizer)
     return linear_canonical(x, codes, scale, zero, bias, k, bits, group_size, integer)
 
 
@@ -260,13 +270,13 @@ def embedding_canonical(
     return rows.reshape(*ids.shape, dim)
 
 
-def fake_quantize(weight: Tensor, bits: int, group_size: int, symmetric: bool) -> Tensor:
+def fake_quantize(weight: Tensor, bits: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
     """Quantize and dequantize, of weight's dtype."""
-    codes, scale, zero, cols, *_ = quantize(weight, bits, group_size, symmetric)
+    codes, scale, zero, cols, *_ = _chosen(weight, bits, group_size, symmetric, optimizer)
     return dequantize_canonical(codes, scale, zero, cols, bits, group_size, weight.dtype)
 
 
-def inside_range(weight: Tensor, bits: int, group_size: int, symmetric: bool) -> Tensor:
+def inside_range(weight: Tensor, bits: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
     """bool, of weight's shape: False where quantizing clips."""
-    scale, zero = qparams(weight, bits, group_size, symmetric)
-    return inside(weight, scale, zero, bits, group_size)
+    q = _chosen(weight, bits, group_size, symmetric, optimizer)
+    return inside(weight, q.scale, q.zero_point, bits, group_size)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import _autograd, _ops
 from ..qtypes import QType, qint8
-from ..scheme import Scheme
+from ..scheme import Optimizer, Scheme
 from . import storage
 from .packed_weight import PackedWeight, float_weight
 from .registry import register_module
@@ -28,13 +28,14 @@ class Rows(PackedWeight):
         weights: QType | str = qint8,
         group_size: int | None = None,
         symmetric: bool | None = None,
+        optimizer: str | Optimizer = "minmax",
     ) -> Self:
         """A frozen layer from a float one, which stays as it is.
 
-        Raises TypeError for another module; ValueError for `max_norm`, which rewrites weights in forward, and for NaN
+        `optimizer` as in `rquant.quantize`. Raises TypeError for another module; ValueError for `max_norm`, which rewrites weights in forward, and for NaN
         or infinity in the weight.
         """
-        layer = cls.wrap(embedding, Scheme.resolve(weights, group_size, symmetric))
+        layer = cls.wrap(embedding, Scheme.resolve(weights, group_size, symmetric, optimizer))
         layer.freeze()
         return layer  # type: ignore[return-value]
 
@@ -88,8 +89,9 @@ class Embedding(Rows, nn.Embedding):  # type: ignore[misc]  # torch annotates a 
         weights: QType | str = qint8,
         group_size: int | None = None,
         symmetric: bool | None = None,
+        optimizer: str | Optimizer = "minmax",
     ) -> None:
-        scheme = Scheme.resolve(weights, group_size, symmetric)
+        scheme = Scheme.resolve(weights, group_size, symmetric, optimizer)
         super().__init__(num_embeddings, embedding_dim, padding_idx, device=device, dtype=dtype)
         self.begin(self.weight, scheme)
 

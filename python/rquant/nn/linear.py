@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .. import _autograd, _ops
 from ..qtypes import QType, qint8, qtype_of
-from ..scheme import Scheme
+from ..scheme import Optimizer, Scheme
 from . import storage
 from .outliers import Outliers, resolve_outliers
 from .packed_weight import PackedWeight, float_weight
@@ -53,9 +53,10 @@ class Linear(PackedWeight, nn.Linear):
         activations: QType | str | None = None,
         group_size: int | None = None,
         symmetric: bool | None = None,
+        optimizer: str | Optimizer = "minmax",
         outliers: Outliers = None,
     ) -> None:
-        scheme = Scheme.resolve(weights, group_size, symmetric)
+        scheme = Scheme.resolve(weights, group_size, symmetric, optimizer)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.begin(self.weight, scheme)
         self.activations = None if activations is None else qtype_of(activations, "activations", (qint8,))
@@ -70,14 +71,16 @@ class Linear(PackedWeight, nn.Linear):
         activations: QType | str | None = None,
         group_size: int | None = None,
         symmetric: bool | None = None,
+        optimizer: str | Optimizer = "minmax",
         outliers: Outliers = None,
     ) -> "Linear":
         """A frozen layer from an `nn.Linear` or a Hugging Face `Conv1D`, which stays as it is.
 
-        Raises TypeError for another module, ValueError for NaN or infinity in the weight and for `outliers` that are
-        neither a threshold nor columns.
+        `optimizer` as in `rquant.quantize`. Raises TypeError for another module, ValueError for NaN or infinity in the
+        weight and for `outliers` that are neither a threshold nor columns.
         """
-        layer = cls.wrap(linear, Scheme.resolve(weights, group_size, symmetric), activations, outliers)
+        scheme = Scheme.resolve(weights, group_size, symmetric, optimizer)
+        layer = cls.wrap(linear, scheme, activations, outliers)
         layer.freeze()
         if layer.bias is not None:
             layer.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)

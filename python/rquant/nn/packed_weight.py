@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _autograd
+from .. import _autograd, optimize
+from .._autograd import SchemeArguments
 from .._native import NotFinite, QMatrix
 from ..qtypes import QType
 from ..scheme import Scheme
@@ -123,8 +124,9 @@ class PackedWeight(nn.Module):
             return storage.dequantize(self.held, self.weight_shape, self.scheme, dtype)
         return _autograd.fake_quantize(self._parameters["weight"], self._scheme_arguments()).to(dtype)  # type: ignore[arg-type]
 
-    def _scheme_arguments(self) -> tuple[int, int, bool]:
-        return self.scheme.bits, self.scheme.group_size, self.scheme.symmetric
+    def _scheme_arguments(self) -> SchemeArguments:
+        scheme = self.scheme
+        return scheme.bits, scheme.group_size, scheme.symmetric, optimize.key(scheme.optimizer)
 
     def _shows_view(self, name: str) -> bool:
         # only a frozen layer has it: while torch's __init__ still runs the name must look free

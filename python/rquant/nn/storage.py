@@ -10,6 +10,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import _native, _ops
 from .._native import QMatrix
+from ..optimize import choose
 from ..scheme import Scheme
 
 PANELS = "_panels"
@@ -27,8 +28,7 @@ def quantize(weight: Tensor, scheme: Scheme) -> QMatrix:
     Raises NotFinite for NaN or infinity.
     """
     source = weight.detach().to("cpu").contiguous()
-    q = _native.quantize(source, scheme.bits, scheme.group_size, scheme.symmetric)
-    return q.map(lambda t: t.to(weight.device))
+    return choose(source, scheme).map(lambda t: t.to(weight.device))
 
 
 def empty(shape: tuple[int, int], scheme: Scheme) -> QMatrix:

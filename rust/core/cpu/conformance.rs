@@ -1,7 +1,7 @@
 //! Every kernel of every instruction set against the portable one: `==` for integers and elementwise loops, within
 //! rounding for float sums.
 
-use super::lanes::{Encoding, Groups, PanelZeros};
+use super::lanes::{Encoding, Groups, Levels, PanelZeros, Proximal, TRIED};
 use super::*;
 use crate::buffer::Shared;
 
@@ -194,6 +194,17 @@ fn lanes_give_the_same_bits() {
             isa.encode(x, e, &mut got);
             spec.encode(x, e, &mut want);
             assert_eq!(got, want);
+            for (symmetric, half) in [(false, true), (true, false)] {
+                let levels = Levels { qmin: -8, qmax: 7, symmetric, half };
+                let ends: [f32; TRIED] = std::array::from_fn(|i| i as f32 * 1.3);
+                let (mut got, mut want) = ([0f64; TRIED], [0f64; TRIED]);
+                isa.range_errors(x, &ends.map(|v| v * -0.4), &ends, levels, &mut got);
+                spec.range_errors(x, &ends.map(|v| v * -0.4), &ends, levels, &mut want);
+                assert_eq!(got, want, "{} {len}", isa.name);
+            }
+            let rule = Proximal { qmin: -8.0, qmax: 7.0, norm: 0.7, beta: 10.0 };
+            let bits = |(loss, mean): (f32, f32)| (loss.to_bits(), mean.to_bits()); // the mean of nothing is NaN
+            assert_eq!(bits(isa.proximal(x, 0.3, rule)), bits(spec.proximal(x, 0.3, rule)), "{} {len}", isa.name);
             let signed: Vec<i8> = got.iter().map(|u| *u as i8).collect();
             assert_eq!(isa.sum(&signed), spec.sum(&signed));
             let (mut got_f, mut want_f) = (x.to_vec(), x.to_vec());
