@@ -17,7 +17,7 @@ from .qtypes import QType, qfloat8, qfloat8_e4m3fn, qfloat8_e5m2, qint2, qint4, 
 from .scheme import estimate_size
 
 if TYPE_CHECKING:
-    from . import evaluate, nn, viz
+    from . import evaluate, nn, optimize, viz
     from .integrations.transformers import RQuantConfig
     from .model import freeze, quantize
     from .nn import Embedding, Linear, register_module
@@ -39,6 +39,7 @@ _WITH_TORCH = {
     "freeze": "model",
     "load": "serialize",
     "nn": "nn",
+    "optimize": "optimize",
     "quantization_map": "serialize",
     "quantize": "model",
     "quantize_tensor": "tensor",
@@ -70,6 +71,7 @@ __all__ = [
     "nn",
     "numerics",
     "numpy",
+    "optimize",
     "qfloat8",
     "qfloat8_e4m3fn",
     "qfloat8_e5m2",

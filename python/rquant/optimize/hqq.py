@@ -32,7 +32,7 @@ class HQQ:
     beta: float = 10.0
     kappa: float = 1.01
     iterations: int = 20
-    range: Literal["minmax", "mse"] = "mse"
+    range: Literal["minmax", "mse"] = "minmax"
 
     zero_point_dtype: ZeroPointDtype = "float16"
 
