@@ -24,7 +24,7 @@ from tqdm import tqdm
 import rquant
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-from zoo import minilm, smollm2, texts  # noqa: E402
+from zoo import minilm, smollm2, texts
 
 SCHEMES = [("int4", 32), ("int4", 64), ("int2", 32), ("int2", 16)]
 OPTIMIZERS = {
@@ -117,7 +117,11 @@ def main() -> None:
             records[name_of(arm)] = run(model, measure, arm)
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps({"machine": describe(), "models": done}, indent=1) + "\n")
-    for name, figure, digits in (("minilm", "cosine", 4), ("minilm", "least", 4), ("smollm2", "perplexity", 2)):
+    for name, figure, digits in (
+        ("minilm", "cosine", 4),
+        ("minilm", "least", 4),
+        ("smollm2", "perplexity", 2),
+    ):
         print(f"\n{name}\n\n{table(done[name], figure, digits)}")
 
 

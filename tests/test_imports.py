@@ -38,7 +38,7 @@ PYTHON = {
     "optimize": {"_native", "qtypes", "scheme"},
     "_backends": {"_native", "_rquant", "optimize"},
     "_ops": {"_backends"},
-    "_autograd": {"_ops"},
+    "_autograd": {"_ops", "qtypes"},
     "qtypes": set(),
     "scheme": {"_native", "qtypes", "safetensors_header"},
     "sync": {"safetensors_header"},

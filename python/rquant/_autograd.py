@@ -13,10 +13,11 @@ from torch.autograd import Function
 from torch.library import Library, register_autograd, register_fake
 
 from . import _ops
+from .qtypes import QType
 
 _library = Library("rquant", "FRAGMENT")
 SchemeArguments = tuple[int, int, bool, str]
-"""`(bits, group_size, symmetric, optimizer)`, as the ops of unfrozen layers take them."""
+"""`(kind, group_size, symmetric, optimizer)`, as the ops of unfrozen layers take them."""
 
 
 def _to_bias(grad: Tensor, needed: bool) -> Tensor | None:
@@ -200,6 +201,34 @@ class _FakeQuantize(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         (weight,) = ctx.saved_tensors
         return grad * _ops.inside_range(weight, *ctx.scheme), None
+
+
+class _RoundRows(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, qtype: QType) -> Tensor:
+        wide = x.float()
+        most = wide.abs().amax(-1, keepdim=True)
+        scale = torch.where(most == 0, 1.0, (most / qtype.largest).clamp(torch.finfo(torch.float32).tiny))
+        q = wide / scale
+        if qtype.is_floating_point:
+            q = q.clamp(-qtype.largest, qtype.largest).to(getattr(torch, qtype.name[1:])).float()
+        else:
+            q = q.round().clamp(-qtype.largest, qtype.largest)
+        return (q * scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        return grad, None
+
+
+def round_rows(x: Tensor, qtype: QType) -> Tensor:
+    """`x` `[..., k]`, k >= 1, as it reads back from codes of `qtype` under one scale a row, `max|x| / qtype.largest`; of x's dtype.
+
+    A row with NaN or infinity holds NaN afterwards. The gradient is passed on as it is.
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _RoundRows.apply(x, qtype)  # type: ignore[no-any-return]
+    return _RoundRows.forward(None, x, qtype)
 
 
 def fake_quantize(weight: Tensor, scheme: SchemeArguments) -> Tensor:

@@ -17,9 +17,10 @@ Array = Any  # numpy.ndarray or torch.Tensor; torch may not be installed
 
 
 class QMatrix(NamedTuple):
-    """A canonical weight `[rows, cols]`.
+    """A canonical weight `[rows, cols]` of a `kind`: 2, 4 or 8 for integers of so many bits, 43 and 52 for float8.
 
-    `codes` uint8 `[rows, row bytes]`, offset 2**(bits - 1), least significant bits first, rows padded to 4 bytes.
+    `codes` uint8 `[rows, row bytes]`, offset 2**(bits - 1), least significant bits first, rows padded to 4 bytes; float8
+    bytes as they are.
     `scale` float32 or float16 `[rows, groups]`. `zero_point` of the same shape: None (symmetric), uint8 (offset like
     the codes) or float16 (plain Z). `group_size` is -1 for one group a row.
     """
@@ -28,13 +29,18 @@ class QMatrix(NamedTuple):
     scale: Array
     zero_point: Array | None
     cols: int
-    bits: int
+    kind: int
     group_size: int
 
     def map(self, change: Callable[[Array], Array]) -> "QMatrix":
         """`change` done to codes, scale and zero point."""
         codes, scale, zero, *sizes = self
         return QMatrix(change(codes), change(scale), None if zero is None else change(zero), *sizes)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return min(self.kind, 8)
 
     @property
     def nbytes(self) -> int:
@@ -116,15 +122,15 @@ def _stored(q: QMatrix) -> tuple[int, int, int, int, int, int, int, int, int]:
     """The arguments that say what a canonical matrix is, from `codes` to `zp_kind`, each checked."""
     rows, group = q.codes.shape[0], _group(q.cols, q.group_size)
     count = rows * -(-q.cols // group)
-    codes = _typed(q.codes, "codes", "uint8", rows * _rquant.row_bytes(q.cols, q.bits))
+    codes = _typed(q.codes, "codes", "uint8", rows * _rquant.row_bytes(q.cols, q.kind))
     scale_dtype = _code(q.scale, "scale")
     scale = _typed(q.scale, "scale", "float32" if scale_dtype == _rquant.FLOAT32 else "float16", count)
-    zero, kind = 0, _rquant.ZP_NONE
+    zero, zp_kind = 0, _rquant.ZP_NONE
     if q.zero_point is not None:
         integer = str(q.zero_point.dtype).endswith("uint8")
-        kind = _rquant.ZP_UINT8 if integer else _rquant.ZP_FLOAT16
+        zp_kind = _rquant.ZP_UINT8 if integer else _rquant.ZP_FLOAT16
         zero = _typed(q.zero_point, "zero_point", "uint8" if integer else "float16", count)
-    return codes, rows, q.cols, q.bits, group, scale, scale_dtype, zero, kind
+    return codes, rows, q.cols, q.kind, group, scale, scale_dtype, zero, zp_kind
 
 
 def ranges(x: Array, group_size: int) -> tuple[Array, Array]:
@@ -140,14 +146,14 @@ def ranges(x: Array, group_size: int) -> tuple[Array, Array]:
     return lo, hi
 
 
-def qparams(lo: Array, hi: Array, bits: int, symmetric: bool, half: bool) -> tuple[Array, Array | None]:
+def qparams(lo: Array, hi: Array, kind: int, symmetric: bool, half: bool) -> tuple[Array, Array | None]:
     """Scales and zero points (None if symmetric) of ranges; float16 scales if `half` and all of them are normal there."""
     count = int(np.prod(lo.shape))
     scale = _empty(lo, tuple(lo.shape), "float32")
     zero = None if symmetric else _empty(lo, tuple(lo.shape), "uint8")
     ends = _typed(lo, "lo", "float32"), _typed(hi, "hi", "float32", count)
     zero_at = 0 if zero is None else _address(zero, "zero_point")
-    if _rquant.qparams(*ends, count, bits, symmetric, half, _address(scale, "scale"), zero_at):
+    if _rquant.qparams(*ends, count, kind, symmetric, half, _address(scale, "scale"), zero_at):
         narrow = _empty(scale, tuple(lo.shape), "float16")
         narrow[...] = scale
         scale = narrow
@@ -155,7 +161,7 @@ def qparams(lo: Array, hi: Array, bits: int, symmetric: bool, half: bool) -> tup
 
 
 def half_quadratic(
-    x: Array, scale: Array, bits: int, group_size: int, lp_norm: float, beta: float, kappa: float, turns: int
+    x: Array, scale: Array, kind: int, group_size: int, lp_norm: float, beta: float, kappa: float, turns: int
 ) -> Array:
     """Float16 zero points `[rows, groups]` of `x` by half-quadratic quantization, under given scales."""
     address, dtype, rows, cols = _floats(x, "x")
@@ -166,26 +172,37 @@ def half_quadratic(
     )
     zero = _empty(scale, tuple(scale.shape), "float16")
     _rquant.half_quadratic(
-        address, dtype, rows, cols, bits, group, scale_at, scale_dtype, lp_norm, beta, kappa, turns,
+        address, dtype, rows, cols, kind, group, scale_at, scale_dtype, lp_norm, beta, kappa, turns,
         _address(zero, "zero_point"), get_num_threads(),
     )  # fmt: skip
     return zero
 
 
-def encode(x: Array, scale: Array, zero_point: Array | None, bits: int, group_size: int) -> QMatrix:
+def encode(x: Array, scale: Array, zero_point: Array | None, kind: int, group_size: int) -> QMatrix:
     """Codes of `x` under given scales and zero points. Raises NotFinite."""
     address, dtype, rows, cols = _floats(x, "x")
-    codes = _empty(x, (rows, _rquant.row_bytes(cols, bits)), "uint8")
-    q = QMatrix(codes, scale, zero_point, cols, bits, group_size)
-    at, _, _, _, group, scale_at, scale_dtype, zero_at, kind = _stored(q)
+    codes = _empty(x, (rows, _rquant.row_bytes(cols, kind)), "uint8")
+    q = QMatrix(codes, scale, zero_point, cols, kind, group_size)
+    at, _, _, _, group, scale_at, scale_dtype, zero_at, zp_kind = _stored(q)
     _rquant.encode(
-        address, dtype, rows, cols, bits, group, scale_at, scale_dtype, zero_at, kind, at, get_num_threads()
+        address,
+        dtype,
+        rows,
+        cols,
+        kind,
+        group,
+        scale_at,
+        scale_dtype,
+        zero_at,
+        zp_kind,
+        at,
+        get_num_threads(),
     )
     return q
 
 
 def parameters(
-    x: Array, bits: int, group_size: int, symmetric: bool, range: Range = "minmax"
+    x: Array, kind: int, group_size: int, symmetric: bool, range: Range = "minmax"
 ) -> tuple[Array, Array | None]:
     """Scales and integer zero points of `x`, from ranges.
 
@@ -200,20 +217,20 @@ def parameters(
         address, dtype, rows, cols = _floats(x, "x")
         at = (_address(lo, "lo"), _address(hi, "hi"))
         group = _group(cols, group_size)
-        _rquant.search(address, dtype, rows, cols, bits, symmetric, group, half, *at, get_num_threads())
+        _rquant.search(address, dtype, rows, cols, kind, symmetric, group, half, *at, get_num_threads())
     elif isinstance(range, tuple):
         if len(range) != 2 or not -np.inf < range[0] <= range[1] < np.inf:
             raise ValueError(f"range: expected finite (lo, hi) with lo <= hi, got {range}")
         lo[...], hi[...] = min(range[0], 0.0), max(range[1], 0.0)
     elif range != "minmax":
         raise ValueError(f"range: expected 'minmax', 'absmax', 'mse' or (lo, hi), got {range!r}")
-    return qparams(lo, hi, bits, symmetric, half)
+    return qparams(lo, hi, kind, symmetric, half)
 
 
-def quantize(x: Array, bits: int, group_size: int, symmetric: bool, range: Range = "minmax") -> QMatrix:
+def quantize(x: Array, kind: int, group_size: int, symmetric: bool, range: Range = "minmax") -> QMatrix:
     """`parameters` of `x`, and codes under them."""
-    scale, zero = parameters(x, bits, group_size, symmetric, range)
-    return encode(x, scale, zero, bits, group_size)
+    scale, zero = parameters(x, kind, group_size, symmetric, range)
+    return encode(x, scale, zero, kind, group_size)
 
 
 def _maximum(a: Array, b: Array) -> Array:
@@ -229,11 +246,11 @@ def dequantize(q: QMatrix, out: Array) -> Array:
     return out
 
 
-def pack_codes(codes: Array, bits: int) -> Array:
+def pack_codes(codes: Array, kind: int) -> Array:
     """int8 codes `[rows, cols]` to canonical bytes. Raises for a code out of the type's range."""
     rows, cols = codes.shape
-    out = _empty(codes, (rows, _rquant.row_bytes(cols, bits)), "uint8")
-    _rquant.pack_codes(_typed(codes, "codes", "int8"), rows, cols, bits, _address(out, "out"))
+    out = _empty(codes, (rows, _rquant.row_bytes(cols, kind)), "uint8")
+    _rquant.pack_codes(_typed(codes, "codes", "int8"), rows, cols, kind, _address(out, "out"))
     return out
 
 
@@ -241,35 +258,35 @@ def unpack_codes(q: QMatrix) -> Array:
     """The signed codes, int8 `[rows, cols]`."""
     rows = q.codes.shape[0]
     out = _empty(q.codes, (rows, q.cols), "int8")
-    codes = _typed(q.codes, "codes", "uint8", rows * _rquant.row_bytes(q.cols, q.bits))
-    _rquant.unpack_codes(codes, rows, q.cols, q.bits, _address(out, "out"))
+    codes = _typed(q.codes, "codes", "uint8", rows * _rquant.row_bytes(q.cols, q.kind))
+    _rquant.unpack_codes(codes, rows, q.cols, q.kind, _address(out, "out"))
     return out
 
 
 def pack(q: QMatrix, panels: Array | None = None) -> Array:
     """This machine's panels, uint8 `[length]`; written into `panels` where that has the right length."""
-    codes, n, k, bits, group, scale, scale_dtype, zero, kind = _stored(q)
-    length = _rquant.packed_len(n, k, bits, group, scale_dtype, kind)
+    codes, n, k, kind, group, scale, scale_dtype, zero, zp_kind = _stored(q)
+    length = _rquant.packed_len(n, k, kind, group, scale_dtype, zp_kind)
     if panels is None or panels.shape != (length,):
         panels = _empty(q.codes, (length,), "uint8")
     at = _typed(panels, "panels", "uint8")
-    _rquant.pack(codes, n, k, bits, group, scale, scale_dtype, zero, kind, at, length, get_num_threads())
+    _rquant.pack(codes, n, k, kind, group, scale, scale_dtype, zero, zp_kind, at, length, get_num_threads())
     return panels
 
 
 def unpack(panels: Array) -> QMatrix:
     """The exact inverse of `pack`, for panels of any machine."""
     at, length = _typed(panels, "panels", "uint8"), panels.shape[0]
-    n, k, bits, group, scale_dtype, kind, _ = _rquant.packed_info(at, length)
+    n, k, kind, group, scale_dtype, zp_kind, _ = _rquant.packed_info(at, length)
     shape = (n, -(-k // group))
-    codes = _empty(panels, (n, _rquant.row_bytes(k, bits)), "uint8")
+    codes = _empty(panels, (n, _rquant.row_bytes(k, kind)), "uint8")
     scale = _empty(panels, shape, "float32" if scale_dtype == _rquant.FLOAT32 else "float16")
     zero, zero_at = None, 0
-    if kind != _rquant.ZP_NONE:
-        zero = _empty(panels, shape, "uint8" if kind == _rquant.ZP_UINT8 else "float16")
+    if zp_kind != _rquant.ZP_NONE:
+        zero = _empty(panels, shape, "uint8" if zp_kind == _rquant.ZP_UINT8 else "float16")
         zero_at = _address(zero, "zero_point")
     _rquant.unpack(at, length, _address(codes, "codes"), _address(scale, "scale"), zero_at, get_num_threads())
-    return QMatrix(codes, scale, zero, k, bits, group)
+    return QMatrix(codes, scale, zero, k, kind, group)
 
 
 def has_wide_scales(panels: Array) -> bool:

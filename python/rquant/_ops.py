@@ -12,7 +12,7 @@ from ._backends import cpu, reference
 from ._backends.elsewhere import on_any_device, only_on_cpu
 
 _WEIGHT = "Tensor codes, Tensor scale, Tensor? zero_point"
-_SCHEME = "int bits, int group_size, bool symmetric, str optimizer"
+_SCHEME = "int kind, int group_size, bool symmetric, str optimizer"
 _library = Library("rquant", "DEF")
 
 
@@ -50,7 +50,7 @@ _define(
 )
 _define(
     "linear_canonical",
-    f"(Tensor x, {_WEIGHT}, Tensor? bias, int in_features, int bits, int group_size, bool integer, "
+    f"(Tensor x, {_WEIGHT}, Tensor? bias, int in_features, int kind, int group_size, bool integer, "
     "Tensor? scale_of_x=None) -> Tensor",
     lambda x, codes, *_: x.new_empty((*x.shape[:-1], codes.shape[0])),
     on_cpu=cpu.linear_canonical,
@@ -102,8 +102,8 @@ _define(
 )
 _define(
     "embedding_canonical",
-    f"(Tensor ids, {_WEIGHT}, int dim, int bits, int group_size, ScalarType dtype) -> Tensor",
-    lambda ids, codes, scale, zero, dim, bits, group, dtype: ids.new_empty((*ids.shape, dim), dtype=dtype),
+    f"(Tensor ids, {_WEIGHT}, int dim, int kind, int group_size, ScalarType dtype) -> Tensor",
+    lambda ids, codes, scale, zero, dim, kind, group, dtype: ids.new_empty((*ids.shape, dim), dtype=dtype),
     elsewhere=reference.embedding_canonical,
 )
 _define(
@@ -121,8 +121,8 @@ _define(
 )
 _define(
     "dequantize_canonical",
-    f"({_WEIGHT}, int cols, int bits, int group_size, ScalarType dtype) -> Tensor",
-    lambda codes, scale, zero, cols, bits, group, dtype: codes.new_empty((codes.shape[0], cols), dtype=dtype),
+    f"({_WEIGHT}, int cols, int kind, int group_size, ScalarType dtype) -> Tensor",
+    lambda codes, scale, zero, cols, kind, group, dtype: codes.new_empty((codes.shape[0], cols), dtype=dtype),
     on_cpu=cpu.dequantize_canonical,
     elsewhere=reference.dequantize_canonical,
 )

@@ -2,7 +2,8 @@
 
 Nothing here knows a framework. Every address is that of C-contiguous CPU memory which the caller owns and keeps
 alive for the length of the call; `rquant._native` is the one place that takes addresses of arrays and tensors.
-A matrix is `[rows, cols]`, row-major. `groups = ceil(cols / group_size)`; per channel means `group_size >= cols`.
+A matrix is `[rows, cols]`, row-major. `kind` is what its codes are: 2, 4 or 8 for integers of so many bits, 43 for
+float8 e4m3fn, 52 for e5m2. `groups = ceil(cols / group_size)`; per channel means `group_size >= cols`.
 `threads` is how many threads the call may use, at least 1.
 
 Every function raises ValueError, with the argument, what was expected and what came, for sizes or codes that do not fit.
@@ -29,7 +30,7 @@ def isa() -> str:
 def supported_isas() -> list[str]:
     """What this CPU has, slowest first."""
 
-def kernel_name(bits: int) -> str:
+def kernel_name(kind: int) -> str:
     """The integer microkernel that weights of this width are packed for."""
 
 def default_threads() -> int:
@@ -54,7 +55,7 @@ def ranges(x: int, dtype: int, rows: int, cols: int, group_size: int, lo: int, h
     """
 
 def qparams(
-    lo: int, hi: int, count: int, bits: int, symmetric: bool, half: bool, scale: int, zero_point: int
+    lo: int, hi: int, count: int, kind: int, symmetric: bool, half: bool, scale: int, zero_point: int
 ) -> bool:
     """Turn `count` ranges into float32 scales and (unless symmetric; then pass 0) ZP_UINT8 zero points.
 
@@ -67,7 +68,7 @@ def search(
     dtype: int,
     rows: int,
     cols: int,
-    bits: int,
+    kind: int,
     symmetric: bool,
     group_size: int,
     half: bool,
@@ -82,7 +83,7 @@ def half_quadratic(
     dtype: int,
     rows: int,
     cols: int,
-    bits: int,
+    kind: int,
     group_size: int,
     scale: int,
     scale_dtype: int,
@@ -100,7 +101,7 @@ def encode(
     dtype: int,
     rows: int,
     cols: int,
-    bits: int,
+    kind: int,
     group_size: int,
     scale: int,
     scale_dtype: int,
@@ -109,22 +110,22 @@ def encode(
     codes: int,
     threads: int,
 ) -> None:
-    """`q = clip(round_half_even(x / S) + Z)` as canonical bytes: uint8 `[rows, row_bytes(cols, bits)]`."""
+    """`q = clip(round_half_even(x / S) + Z)` as canonical bytes: uint8 `[rows, row_bytes(cols, kind)]`."""
 
-def row_bytes(cols: int, bits: int) -> int:
-    """Canonical bytes of one row: `cols * bits` bits, padded to 4 bytes."""
+def row_bytes(cols: int, kind: int) -> int:
+    """Canonical bytes of one row: `cols` codes, padded to 4 bytes."""
 
-def pack_codes(q: int, rows: int, cols: int, bits: int, codes: int) -> None:
+def pack_codes(q: int, rows: int, cols: int, kind: int, codes: int) -> None:
     """int8 codes `[rows, cols]` -> canonical bytes. Raises for a code out of the type's range."""
 
-def unpack_codes(codes: int, rows: int, cols: int, bits: int, q: int) -> None:
+def unpack_codes(codes: int, rows: int, cols: int, kind: int, q: int) -> None:
     """Canonical bytes -> int8 codes `[rows, cols]`."""
 
 def dequantize(
     codes: int,
     rows: int,
     cols: int,
-    bits: int,
+    kind: int,
     group_size: int,
     scale: int,
     scale_dtype: int,
@@ -136,14 +137,14 @@ def dequantize(
 ) -> None:
     """`x = S * (q - Z)` into `out`, `[rows, cols]` of `out_dtype`."""
 
-def packed_len(n: int, k: int, bits: int, group_size: int, scale_dtype: int, zp_kind: int) -> int:
+def packed_len(n: int, k: int, kind: int, group_size: int, scale_dtype: int, zp_kind: int) -> int:
     """Bytes of the panels of an `[n, k]` weight, header included, for the kernel in use."""
 
 def pack(
     codes: int,
     n: int,
     k: int,
-    bits: int,
+    kind: int,
     group_size: int,
     scale: int,
     scale_dtype: int,
@@ -159,7 +160,7 @@ def unpack(panels: int, panels_len: int, codes: int, scale: int, zero_point: int
     """The exact inverse of `pack`, for panels of any machine: bytes, scales and zero points as they were."""
 
 def packed_info(panels: int, panels_len: int) -> tuple[int, int, int, int, int, int, str]:
-    """`(n, k, bits, group_size, scale_dtype, zp_kind, layout)` from the header; ValueError if it is not one."""
+    """`(n, k, kind, group_size, scale_dtype, zp_kind, layout)` from the header; ValueError if it is not one."""
 
 def packed_is_native(panels: int, panels_len: int) -> bool:
     """Whether the kernel in use reads this layout; if not, `unpack` and `pack` anew."""

@@ -107,7 +107,7 @@ def _checked(target: Target) -> bool:
         raise _native.NotFinite(index).named(full_name, weight.shape) from None
     if scheme.per_channel:
         return False
-    scale, _ = _native.qparams(lo, hi, scheme.bits, scheme.symmetric, half=True)
+    scale, _ = _native.qparams(lo, hi, scheme.kind, scheme.symmetric, half=True)
     return str(scale.dtype) == "torch.float32"
 
 

@@ -36,8 +36,10 @@ class QArray:
         """Bytes of codes, scales and zero points."""
         return self.matrix.nbytes
 
-    def int_repr(self) -> NDArray[np.int8]:
-        """The signed codes, int8 `[n, k]`."""
+    def int_repr(self) -> NDArray[np.integer]:
+        """The signed codes, int8 `[n, k]`; of a float8 type its bytes, uint8, as numpy lacks the type."""
+        if self.scheme.qtype.is_floating_point:
+            return self.matrix.codes[:, : self.matrix.cols]  # type: ignore[no-any-return]
         return _native.unpack_codes(self.matrix)  # type: ignore[no-any-return]
 
     @property
@@ -70,7 +72,7 @@ def quantize(
     x = np.ascontiguousarray(x)
     scheme = Scheme.resolve(qtype, group_size, symmetric)
     try:
-        q = _native.quantize(x, scheme.bits, scheme.group_size, scheme.symmetric, range)
+        q = _native.quantize(x, scheme.kind, scheme.group_size, scheme.symmetric, range)
     except NotFinite as bad:
         raise bad.named("x", x.shape) from None
     return QArray(q, scheme)

@@ -5,10 +5,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class QType:
-    """What one element is stored as. Integer codes q lie in `[qmin, qmax]`; symmetric quantization leaves qmin out."""
+    """What one element is stored as. Integer codes q lie in `[qmin, qmax]`; symmetric quantization leaves qmin out.
+
+    `kind` is its number in the native module and the ops: the bits of an integer, 43 for e4m3fn, 52 for e5m2. `largest` is
+    the largest value of a code, which the largest magnitude of a symmetric group becomes.
+    """
 
     name: str
     bits: int
+    kind: int
+    largest: float
     is_floating_point: bool = False
 
     @property
@@ -25,18 +31,27 @@ class QType:
         return f"rquant.{self.name}"
 
 
-qint2 = QType("qint2", 2)
-qint4 = QType("qint4", 4)
-qint8 = QType("qint8", 8)
-qfloat8_e4m3fn = QType("qfloat8_e4m3fn", 8, is_floating_point=True)
-qfloat8_e5m2 = QType("qfloat8_e5m2", 8, is_floating_point=True)
+qint2 = QType("qint2", 2, 2, 1.0)
+qint4 = QType("qint4", 4, 4, 7.0)
+qint8 = QType("qint8", 8, 8, 127.0)
+qfloat8_e4m3fn = QType("qfloat8_e4m3fn", 8, 43, 448.0, is_floating_point=True)
+qfloat8_e5m2 = QType("qfloat8_e5m2", 8, 52, 57344.0, is_floating_point=True)
 qfloat8 = qfloat8_e4m3fn
 
 INTEGERS = (qint2, qint4, qint8)
-_BY_NAME = {t.name: t for t in (*INTEGERS, qfloat8_e4m3fn, qfloat8_e5m2)} | {"qfloat8": qfloat8}
+FLOATS = (qfloat8_e4m3fn, qfloat8_e5m2)
+WEIGHTS = (*INTEGERS, *FLOATS)
+ACTIVATIONS = (qint8, *FLOATS)
+_BY_NAME = {t.name: t for t in WEIGHTS} | {"qfloat8": qfloat8}
+_BY_KIND = {t.kind: t for t in WEIGHTS}
 
 
-def qtype_of(value: QType | str, argument: str, supported: tuple[QType, ...] = INTEGERS) -> QType:
+def qtype_of_kind(kind: int) -> QType:
+    """The type of this `kind`."""
+    return _BY_KIND[kind]
+
+
+def qtype_of(value: QType | str, argument: str, supported: tuple[QType, ...] = WEIGHTS) -> QType:
     """A type given as the object or by name, `"int4"` or `"qint4"`.
 
     Raises ValueError for an unknown name, and for a type that `argument` does not take.

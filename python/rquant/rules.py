@@ -10,7 +10,7 @@ from torch import nn
 from .nn.outliers import resolve_threshold
 from .nn.registry import option_names
 from .patterns import matches_name
-from .qtypes import QType, qint8, qtype_of
+from .qtypes import ACTIVATIONS, QType, qtype_of
 from .scheme import Optimizer, Scheme
 
 Match = str | re.Pattern[str] | type[nn.Module]
@@ -38,8 +38,8 @@ class Choice:
     ) -> "Choice":
         """From the arguments of `rquant.quantize`. Raises ValueError, naming the argument, for a value out of range."""
         scheme = Scheme.resolve(weights, group_size, symmetric, optimizer)
-        activations = None if activations is None else qtype_of(activations, "activations", (qint8,))
-        threshold = resolve_threshold(outliers, activations)
+        activations = None if activations is None else qtype_of(activations, "activations", ACTIVATIONS)
+        threshold = resolve_threshold(outliers, None if scheme.qtype.is_floating_point else activations)
         return cls(scheme, {"activations": activations, "outliers": threshold, **options})
 
     def __str__(self) -> str:

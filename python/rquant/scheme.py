@@ -3,10 +3,16 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from .qtypes import QType, qint2, qint4, qint8, qtype_of
+from .qtypes import QType, qfloat8_e4m3fn, qfloat8_e5m2, qint2, qint4, qint8, qtype_of
 
 PER_CHANNEL = -1
-_DEFAULT_GROUP = {qint8: PER_CHANNEL, qint4: 64, qint2: 32}
+_DEFAULT_GROUP = {
+    qint8: PER_CHANNEL,
+    qint4: 64,
+    qint2: 32,
+    qfloat8_e4m3fn: PER_CHANNEL,
+    qfloat8_e5m2: PER_CHANNEL,
+}
 ZeroPointDtype = Literal["uint8", "float16"]
 OPTIMIZERS: dict[str, ZeroPointDtype] = {
     "minmax": "uint8",
@@ -52,10 +58,10 @@ class Scheme:
         symmetric: bool | None = None,
         optimizer: str | Optimizer = "minmax",
     ) -> "Scheme":
-        """Fill in the type's defaults: qint8 symmetric per channel, qint4 affine group 64, qint2 affine group 32.
+        """Fill in the type's defaults: qint8 and float8 symmetric per channel, qint4 affine group 64, qint2 affine group 32.
 
-        Raises ValueError for a type without integer codes, for a group size that is neither -1 nor >= 1, for an unknown
-        optimizer and for one that moves zero points where there are none.
+        Raises ValueError for an unknown type, for a group size that is neither -1 nor >= 1, for float8 with zero points,
+        for an unknown optimizer and for one that moves zero points where there are none or searches integer codes in float8.
         """
         qtype = qtype_of(weights, "weights")
         if group_size is None:
@@ -71,13 +77,23 @@ class Scheme:
             )
         if symmetric not in (None, True, False):
             raise ValueError(f"symmetric: expected None, True or False, got {symmetric!r}")
-        symmetric = qtype is qint8 if symmetric is None else bool(symmetric)
+        if qtype.is_floating_point:
+            if symmetric is False:
+                raise ValueError(f"symmetric: expected None or True for {qtype.name}, got False")
+            if optimizer == "mse":
+                raise ValueError(f"optimizer: expected 'minmax' or an object for {qtype.name}, got 'mse'")
+        symmetric = qtype is qint8 or qtype.is_floating_point if symmetric is None else bool(symmetric)
         return cls(qtype, symmetric, group_size, _zeros(optimizer, symmetric), optimizer)
 
     @property
     def bits(self) -> int:
         """Bits of a code."""
         return self.qtype.bits
+
+    @property
+    def kind(self) -> int:
+        """The type's number in the native module and the ops."""
+        return self.qtype.kind
 
     @property
     def per_channel(self) -> bool:
@@ -112,10 +128,10 @@ class Scheme:
         return replace(scheme, zero_point_dtype=zeros, optimizer=config.get("optimizer", "minmax"))
 
     def __str__(self) -> str:
-        kind = "symmetric" if self.symmetric else "affine"
+        kind = "" if self.qtype.is_floating_point else " symmetric" if self.symmetric else " affine"
         size = "per channel" if self.per_channel else f"group {self.group_size}"
         by = "" if self.optimizer == "minmax" else f" {self.to_dict()['optimizer']}"
-        return f"{self.qtype.name} {kind} {size}{by}"
+        return f"{self.qtype.name}{kind} {size}{by}"
 
 
 def _zeros(optimizer: str | Optimizer, symmetric: bool) -> ZeroPointDtype:

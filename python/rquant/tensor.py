@@ -56,7 +56,10 @@ class QTensor:
         return self.matrix.nbytes
 
     def int_repr(self) -> Tensor:
-        """The signed codes, int8 of `shape`."""
+        """The codes of `shape`: signed integers in int8; of a float8 type, torch's tensor of it."""
+        if self.qtype.is_floating_point:
+            codes = self.matrix.codes[:, : self.matrix.cols].contiguous()
+            return self._shaped(codes).view(getattr(torch, self.qtype.name[1:]))
         return self._shaped(_native.unpack_codes(self.to("cpu").matrix).to(self.device))
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -88,7 +91,7 @@ def quantize_tensor(
 ) -> QTensor:
     """Quantize `x`, float32, float16 or bfloat16 of any shape, with scales of its own for each index of `axis`.
 
-    `axis=None`: one scale for the whole tensor. `group_size`: None is the type's default (qint8 -1, qint4 64, qint2 32),
+    `axis=None`: one scale for the whole tensor. `group_size`: None is the type's default (qint8 and float8 -1, qint4 64, qint2 32),
     -1 one group a channel; groups run along the other dimensions, flattened. `range`: one (lo, hi) for all, beyond which
     values are clipped, or what `rquant.quantize` takes as `optimizer`: "minmax"; "absmax", [-a, a] of each group; "mse", the
     least squared error; "hqq"; an object. Ranges are widened to contain 0, which comes back exactly unless zero points are
@@ -118,7 +121,7 @@ def quantize_tensor(
     try:
         rows = rows.cpu().contiguous()
         if isinstance(range, tuple):
-            q = _native.quantize(rows, scheme.bits, scheme.group_size, scheme.symmetric, range)
+            q = _native.quantize(rows, scheme.kind, scheme.group_size, scheme.symmetric, range)
         else:
             q = choose(rows, scheme)
     except NotFinite as bad:

@@ -1,5 +1,5 @@
 //! Canonical bytes: row-major, element i of a row at bit `i * bits`, least significant first, unsigned with offset
-//! `2^(bits-1)`, each row padded to 4 bytes with zero bits. For 2, 4 and 8 bits these are the bytes of
+//! `2^(bits-1)` (float8: the byte as it is), each row padded to 4 bytes with zero bits. For 2, 4 and 8 bits these are the bytes of
 //! compressed-tensors' `weight_packed`.
 
 use crate::error::{Error, Result, check_len};
@@ -18,6 +18,7 @@ pub fn pack_codes(q: &[i8], rows: usize, cols: usize, qtype: QuantType, out: &mu
     let stride = row_bytes(cols, qtype);
     check_len("q", rows * cols, q.len())?;
     check_len("codes", rows * stride, out.len())?;
+    only_integers(qtype)?;
     let (lo, hi) = (qtype.qmin(), qtype.qmax());
     if let Some(bad) = q.iter().find(|&&v| !(lo..=hi).contains(&i32::from(v))) {
         return Err(Error::mismatch("q", format!("codes in [{lo}, {hi}]"), bad));
@@ -41,6 +42,7 @@ pub fn unpack_codes(codes: &[u8], rows: usize, cols: usize, qtype: QuantType, q:
     let stride = row_bytes(cols, qtype);
     check_len("codes", rows * stride, codes.len())?;
     check_len("q", rows * cols, q.len())?;
+    only_integers(qtype)?;
     if cols == 0 {
         return Ok(());
     }
@@ -52,10 +54,17 @@ pub fn unpack_codes(codes: &[u8], rows: usize, cols: usize, qtype: QuantType, q:
     Ok(())
 }
 
+fn only_integers(qtype: QuantType) -> Result<()> {
+    if qtype.is_float() {
+        return Err(Error::mismatch("kind", "a type of integers", format!("{qtype:?}, whose codes are float8")));
+    }
+    Ok(())
+}
+
 /// Unsigned codes of one row into its canonical bytes, the padding zeroed.
 pub(crate) fn pack_row(codes: &[u8], qtype: QuantType, out: &mut [u8]) {
     match qtype {
-        QuantType::Int8 => {
+        QuantType::Int8 | QuantType::E4M3 | QuantType::E5M2 => {
             out[..codes.len()].copy_from_slice(codes);
             out[codes.len()..].fill(0);
         }
@@ -78,7 +87,7 @@ fn pack_small<const BITS: usize, const PER: usize>(codes: &[u8], out: &mut [u8])
 /// Canonical bytes of one row into `out.len()` unsigned codes.
 pub(crate) fn unpack_row(bytes: &[u8], qtype: QuantType, out: &mut [u8]) {
     match qtype {
-        QuantType::Int8 => out.copy_from_slice(&bytes[..out.len()]),
+        QuantType::Int8 | QuantType::E4M3 | QuantType::E5M2 => out.copy_from_slice(&bytes[..out.len()]),
         QuantType::Int4 => unpack_small::<4>(bytes, out),
         QuantType::Int2 => unpack_small::<2>(bytes, out),
     }
@@ -116,7 +125,7 @@ mod tests {
     proptest! {
         #[test]
         fn unpack_inverts_pack(rows in 0usize..4, cols in 0usize..40, bits in 0usize..3, seed: u64) {
-            let qtype = QuantType::ALL[bits];
+            let qtype = QuantType::INTEGERS[bits];
             let q: Vec<i8> = (0..rows * cols)
                 .map(|i| (seed.rotate_left(i as u32 * 7) as i32 & (2 * qtype.offset() - 1)) as i8)
                 .map(|u| (i32::from(u as u8) - qtype.offset()) as i8)

@@ -30,7 +30,7 @@ pub fn dequantize(q: &MatrixRef, mut out: FloatsMut, executor: &dyn Executor) ->
             let pieces = codes.chunks(q.group_size).zip(values.chunks_mut(q.group_size));
             for (g, (codes, values)) in pieces.enumerate() {
                 let (zero, scale) = (q.zeros.get(row * groups + g, q.qtype), q.scales.get(row * groups + g));
-                isa.decode(codes, q.qtype.offset(), zero, scale, values);
+                isa.decode(codes, q.qtype, zero, scale, values);
             }
             // SAFETY: `out` lives to the end of this call, and each row is written by one task.
             unsafe { out.write(row * q.cols, &values) };

@@ -65,6 +65,9 @@ pub fn half_quadratic(
             return Err(Error::mismatch(argument, "a positive number", value));
         }
     }
+    if qtype.is_float() {
+        return Err(Error::mismatch("kind", "a type of integers", format!("{qtype:?}")));
+    }
     let groups = cols.div_ceil(group_size);
     check_len("scale", area(rows, groups)?, scales.len())?;
     check_len("zero_point", rows * groups, zeros.len())?;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 
-/// Width of a stored integer.
+/// What one element is stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum QuantType {
     /// 2 bits, −2..=1.
@@ -11,19 +11,48 @@ pub enum QuantType {
     Int4,
     /// 8 bits, −128..=127.
     Int8,
+    /// float8 e4m3fn: 4 bits of exponent, 3 of mantissa, no infinity, up to 448 (Micikevicius et al. 2022,
+    /// <https://arxiv.org/abs/2209.05433>). Symmetric, and multiplied in float arithmetic only.
+    E4M3,
+    /// float8 e5m2: 5 bits of exponent, 2 of mantissa, up to 57,344. As [`QuantType::E4M3`] otherwise.
+    E5M2,
 }
 
 impl QuantType {
-    /// All of them, narrowest first.
-    pub const ALL: [Self; 3] = [Self::Int2, Self::Int4, Self::Int8];
+    /// The integers, narrowest first.
+    pub const INTEGERS: [Self; 3] = [Self::Int2, Self::Int4, Self::Int8];
+    /// The floats.
+    pub const FLOATS: [Self; 2] = [Self::E4M3, Self::E5M2];
 
-    /// The type of `bits` bits.
-    pub fn from_bits(bits: usize) -> Result<Self> {
-        match bits {
-            2 => Ok(Self::Int2),
-            4 => Ok(Self::Int4),
-            8 => Ok(Self::Int8),
-            _ => Err(Error::mismatch("bits", "2, 4 or 8", bits)),
+    /// The type that [`QuantType::kind`] gives this number.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for any other number.
+    pub fn from_kind(kind: usize) -> Result<Self> {
+        let found = Self::INTEGERS.into_iter().chain(Self::FLOATS).find(|qtype| qtype.kind() == kind);
+        found.ok_or_else(|| Error::mismatch("kind", "2, 4 or 8 (bits of an integer), 43 or 52 (float8)", kind))
+    }
+
+    /// A number that stands for the type: its bits, 43 for e4m3fn, 52 for e5m2.
+    pub const fn kind(self) -> usize {
+        match self {
+            Self::E4M3 => 43,
+            Self::E5M2 => 52,
+            integer => integer.bits(),
+        }
+    }
+
+    /// Whether codes are floats, which neither have an offset nor become sums of integers.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::E4M3 | Self::E5M2)
+    }
+
+    /// The largest value of a code: what the largest magnitude of a symmetric group becomes.
+    pub const fn largest(self) -> f32 {
+        match self {
+            Self::E4M3 => 448.0,
+            Self::E5M2 => 57_344.0,
+            integer => integer.qmax() as f32,
         }
     }
 
@@ -32,7 +61,7 @@ impl QuantType {
         match self {
             Self::Int2 => 2,
             Self::Int4 => 4,
-            Self::Int8 => 8,
+            Self::Int8 | Self::E4M3 | Self::E5M2 => 8,
         }
     }
 
@@ -41,17 +70,17 @@ impl QuantType {
         8 / self.bits()
     }
 
-    /// Added to a code when it is stored: codes lie unsigned in memory.
+    /// Added to an integer code when it is stored: codes lie unsigned in memory. 0 for floats.
     pub const fn offset(self) -> i32 {
-        1 << (self.bits() - 1)
+        if self.is_float() { 0 } else { 1 << (self.bits() - 1) }
     }
 
-    /// The lowest code.
+    /// The lowest code of an integer type.
     pub const fn qmin(self) -> i32 {
         -self.offset()
     }
 
-    /// The highest code.
+    /// The highest code of an integer type.
     pub const fn qmax(self) -> i32 {
         self.offset() - 1
     }

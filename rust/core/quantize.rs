@@ -93,7 +93,7 @@ pub(crate) fn split<'a, A, B>(a: &'a mut [A], b: &'a mut [B], per_task: usize) -
 /// Scales, and zero points unless symmetric (then `zeros` is empty), of ranges that contain 0.
 ///
 /// Affine: `S = (hi − lo) / (2^bits − 1)`, `Z = round(qmin − lo / S)` with S as stored. Symmetric:
-/// `S = max(−lo, hi) / (2^(bits−1) − 1)`. A constant zero group gets S = 1; S never underflows below float32's
+/// `S = max(−lo, hi) / (2^(bits−1) − 1)`, for float8 over its largest value. A constant zero group gets S = 1; S never underflows below float32's
 /// smallest normal. With `half`, scales are rounded to float16 if every one lies in its normal range; returns whether
 /// they were.
 ///
@@ -108,6 +108,9 @@ pub fn qparams(
     scales: &mut [f32],
     zeros: &mut [u8],
 ) -> Result<bool> {
+    if qtype.is_float() && !symmetric {
+        return Err(Error::mismatch("symmetric", "true for float8, which has no zero points", false));
+    }
     check_len("hi", lo.len(), hi.len())?;
     check_len("scale", lo.len(), scales.len())?;
     check_len("zero_point", if symmetric { 0 } else { lo.len() }, zeros.len())?;
@@ -136,7 +139,7 @@ pub(crate) fn scale_of(lo: f32, hi: f32, qtype: QuantType, symmetric: bool) -> f
     // float64: hi − lo of two float32 cannot overflow, and one rounding remains
     let (lo, hi) = (f64::from(lo.min(0.0)), f64::from(hi.max(0.0)));
     let s = if symmetric {
-        hi.max(-lo) / f64::from(qtype.qmax())
+        hi.max(-lo) / f64::from(qtype.largest())
     } else {
         (hi - lo) / f64::from(qtype.qmax() - qtype.qmin())
     };
@@ -168,6 +171,9 @@ pub fn encode(
     check_len("x", area(rows, cols)?, x.len())?;
     let stride = row_bytes(cols, qtype);
     crate::matrix::MatrixRef::new(rows, cols, qtype, group_size, codes, scales, zeros)?;
+    if qtype.is_float() && zeros.kind() != ZeroKind::None {
+        return Err(Error::mismatch("zero_point", "none for float8", "some"));
+    }
     if let Some(i) = (0..scales.len()).find(|&i| !(scales.get(i) > 0.0 && scales.get(i).is_finite())) {
         return Err(Error::mismatch("scale", "positive and finite", format!("{} at {i}", scales.get(i))));
     }
@@ -187,8 +193,12 @@ pub fn encode(
         while at < len {
             let group = (first + at) / group_size;
             let end = ((group + 1) * group_size - first).min(len);
-            let e = encoding(qtype, scales, zeros, row * groups + group);
-            isa.encode(&values[at..end], e, &mut scratch.1[at..end]);
+            let (values, codes, i) = (&values[at..end], &mut scratch.1[at..end], row * groups + group);
+            if qtype.is_float() {
+                isa.encode_float8(values, scales.get(i), qtype, codes);
+            } else {
+                isa.encode(values, encoding(qtype, scales, zeros, i), codes);
+            }
             at = end;
         }
         pack_row(&scratch.1, qtype, out);

@@ -41,6 +41,9 @@ pub fn search(
     if group_size == 0 {
         return Err(Error::mismatch("group_size", "at least 1", 0));
     }
+    if qtype.is_float() {
+        return Err(Error::mismatch("kind", "a type of integers", format!("{qtype:?}")));
+    }
     let groups = cols.div_ceil(group_size);
     check_len("lo", rows * groups, lo.len())?;
     check_len("hi", rows * groups, hi.len())?;
@@ -125,7 +128,7 @@ mod tests {
                 let v = seed[i % seed.len()] * (1.0 + (i * i) as f32 % 7.0);
                 v * v * v * 2f32.powi(size)
             }).collect();
-            let whole = Scheme { qtype: QuantType::ALL[bits], symmetric, group_size: Some(group), range: RangeRule::MinMax };
+            let whole = Scheme { qtype: QuantType::INTEGERS[bits], symmetric, group_size: Some(group), range: RangeRule::MinMax };
             let least = Scheme { range: RangeRule::LeastSquares, ..whole };
             each_isa(|isa| {
                 for (whole, least) in error(&x, 3, cols, &whole).iter().zip(error(&x, 3, cols, &least)) {

@@ -80,8 +80,8 @@ pub(crate) fn floats_mut<'a>(argument: &str, address: usize, dtype: u8, len: usi
     }
 }
 
-pub(crate) fn qtype(bits: usize) -> PyResult<QuantType> {
-    QuantType::from_bits(bits).map_err(value_error)
+pub(crate) fn qtype(kind: usize) -> PyResult<QuantType> {
+    QuantType::from_kind(kind).map_err(value_error)
 }
 
 pub(crate) fn scale_dtype(dtype: u8) -> PyResult<ScaleDtype> {

@@ -50,9 +50,10 @@ mod _rquant {
     }
 
     #[pyfunction]
-    fn kernel_name(bits: usize) -> PyResult<&'static str> {
+    fn kernel_name(kind: usize) -> PyResult<&'static str> {
         let isa = rquant::active_isa().map_err(codes::value_error)?;
-        Ok(isa.kernel(codes::qtype(bits)?).name)
+        let qtype = codes::qtype(kind)?;
+        Ok(if qtype.is_float() { "expanded to float32" } else { isa.kernel(qtype).name })
     }
 
     #[pyfunction]

@@ -6,8 +6,8 @@ use pyo3::prelude::*;
 use rquant::{Error, HalfQuadratic, MatrixRef};
 
 #[pyfunction]
-pub(crate) fn row_bytes(cols: usize, bits: usize) -> PyResult<usize> {
-    Ok(rquant::row_bytes(cols, qtype(bits)?))
+pub(crate) fn row_bytes(cols: usize, kind: usize) -> PyResult<usize> {
+    Ok(rquant::row_bytes(cols, qtype(kind)?))
 }
 
 #[pyfunction]
@@ -36,7 +36,7 @@ pub(crate) fn qparams(
     lo: usize,
     hi: usize,
     count: usize,
-    bits: usize,
+    kind: usize,
     symmetric: bool,
     half: bool,
     scale: usize,
@@ -45,7 +45,7 @@ pub(crate) fn qparams(
     let (lo, hi) = (slice("lo", lo, count)?, slice("hi", hi, count)?);
     let zeros = slice_mut("zero_point", zero_point, if symmetric { 0 } else { count })?;
     let scales = slice_mut("scale", scale, count)?;
-    rquant::qparams(lo, hi, qtype(bits)?, symmetric, half, scales, zeros).map_err(value_error)
+    rquant::qparams(lo, hi, qtype(kind)?, symmetric, half, scales, zeros).map_err(value_error)
 }
 
 #[pyfunction]
@@ -55,7 +55,7 @@ pub(crate) fn search(
     dtype: u8,
     rows: usize,
     cols: usize,
-    bits: usize,
+    kind: usize,
     symmetric: bool,
     group_size: usize,
     half: bool,
@@ -63,7 +63,7 @@ pub(crate) fn search(
     hi: usize,
     threads: usize,
 ) -> PyResult<()> {
-    let (qtype, count) = (qtype(bits)?, area(rows, groups(cols, group_size)?)?);
+    let (qtype, count) = (qtype(kind)?, area(rows, groups(cols, group_size)?)?);
     let x = floats("x", x, dtype, area(rows, cols)?)?;
     let (lo, hi) = (slice_mut("lo", lo, count)?, slice_mut("hi", hi, count)?);
     run(py, threads, |executor| rquant::search(x, rows, cols, qtype, symmetric, group_size, half, lo, hi, executor))
@@ -76,7 +76,7 @@ pub(crate) fn half_quadratic(
     dtype: u8,
     rows: usize,
     cols: usize,
-    bits: usize,
+    kind: usize,
     group_size: usize,
     scale: usize,
     scale_dtype: u8,
@@ -87,7 +87,7 @@ pub(crate) fn half_quadratic(
     zero_point: usize,
     threads: usize,
 ) -> PyResult<()> {
-    let (qtype, count) = (qtype(bits)?, area(rows, groups(cols, group_size)?)?);
+    let (qtype, count) = (qtype(kind)?, area(rows, groups(cols, group_size)?)?);
     let x = floats("x", x, dtype, area(rows, cols)?)?;
     let (s, z) = (scales(scale, scale_dtype, count)?, slice_mut("zero_point", zero_point, count)?);
     let method = HalfQuadratic { norm: lp_norm, beta, kappa, turns };
@@ -101,7 +101,7 @@ pub(crate) fn encode(
     dtype: u8,
     rows: usize,
     cols: usize,
-    bits: usize,
+    kind: usize,
     group_size: usize,
     scale: usize,
     scale_dtype: u8,
@@ -110,7 +110,7 @@ pub(crate) fn encode(
     codes: usize,
     threads: usize,
 ) -> PyResult<()> {
-    let (qtype, count) = (qtype(bits)?, area(rows, groups(cols, group_size)?)?);
+    let (qtype, count) = (qtype(kind)?, area(rows, groups(cols, group_size)?)?);
     let x = floats("x", x, dtype, area(rows, cols)?)?;
     let (s, z) = (scales(scale, scale_dtype, count)?, zeros(zero_point, zp_kind, count)?);
     let codes = slice_mut("codes", codes, area(rows, rquant::row_bytes(cols, qtype))?)?;
@@ -118,16 +118,16 @@ pub(crate) fn encode(
 }
 
 #[pyfunction]
-pub(crate) fn pack_codes(q: usize, rows: usize, cols: usize, bits: usize, codes: usize) -> PyResult<()> {
-    let qtype = qtype(bits)?;
+pub(crate) fn pack_codes(q: usize, rows: usize, cols: usize, kind: usize, codes: usize) -> PyResult<()> {
+    let qtype = qtype(kind)?;
     let q = slice("q", q, area(rows, cols)?)?;
     let codes = slice_mut("codes", codes, area(rows, rquant::row_bytes(cols, qtype))?)?;
     rquant::pack_codes(q, rows, cols, qtype, codes).map_err(value_error)
 }
 
 #[pyfunction]
-pub(crate) fn unpack_codes(codes: usize, rows: usize, cols: usize, bits: usize, q: usize) -> PyResult<()> {
-    let qtype = qtype(bits)?;
+pub(crate) fn unpack_codes(codes: usize, rows: usize, cols: usize, kind: usize, q: usize) -> PyResult<()> {
+    let qtype = qtype(kind)?;
     let codes = slice("codes", codes, area(rows, rquant::row_bytes(cols, qtype))?)?;
     rquant::unpack_codes(codes, rows, cols, qtype, slice_mut("q", q, area(rows, cols)?)?).map_err(value_error)
 }
@@ -137,14 +137,14 @@ pub(crate) fn matrix<'a>(
     codes: usize,
     rows: usize,
     cols: usize,
-    bits: usize,
+    kind: usize,
     group_size: usize,
     scale: usize,
     scale_dtype: u8,
     zero_point: usize,
     zp_kind: u8,
 ) -> PyResult<MatrixRef<'a>> {
-    let (qtype, count) = (qtype(bits)?, area(rows, groups(cols, group_size)?)?);
+    let (qtype, count) = (qtype(kind)?, area(rows, groups(cols, group_size)?)?);
     let codes = slice("codes", codes, area(rows, rquant::row_bytes(cols, qtype))?)?;
     let (s, z) = (scales(scale, scale_dtype, count)?, zeros(zero_point, zp_kind, count)?);
     MatrixRef::new(rows, cols, qtype, group_size, codes, s, z).map_err(value_error)
@@ -156,7 +156,7 @@ pub(crate) fn dequantize(
     codes: usize,
     rows: usize,
     cols: usize,
-    bits: usize,
+    kind: usize,
     group_size: usize,
     scale: usize,
     scale_dtype: u8,
@@ -166,7 +166,7 @@ pub(crate) fn dequantize(
     out_dtype: u8,
     threads: usize,
 ) -> PyResult<()> {
-    let q = matrix(codes, rows, cols, bits, group_size, scale, scale_dtype, zero_point, zp_kind)?;
+    let q = matrix(codes, rows, cols, kind, group_size, scale, scale_dtype, zero_point, zp_kind)?;
     let out = floats_mut("out", out, out_dtype, area(rows, cols)?)?;
     run(py, threads, |executor| rquant::dequantize(&q, out, executor))
 }

@@ -21,14 +21,14 @@ fn parse<'a>(panels: usize, panels_len: usize) -> PyResult<PackedRef<'a>> {
 pub(crate) fn packed_len(
     n: usize,
     k: usize,
-    bits: usize,
+    kind: usize,
     group_size: usize,
     scale_dtype: u8,
     zp_kind: u8,
 ) -> PyResult<usize> {
     groups(k, group_size)?;
     let (scales, zeros) = (crate::arguments::scale_dtype(scale_dtype)?, zero_kind(zp_kind)?);
-    PackedMatrix::packed_len(n, k, qtype(bits)?, group_size, scales, zeros).map_err(value_error)
+    PackedMatrix::packed_len(n, k, qtype(kind)?, group_size, scales, zeros).map_err(value_error)
 }
 
 #[pyfunction]
@@ -37,7 +37,7 @@ pub(crate) fn pack(
     codes: usize,
     n: usize,
     k: usize,
-    bits: usize,
+    kind: usize,
     group_size: usize,
     scale: usize,
     scale_dtype: u8,
@@ -47,7 +47,7 @@ pub(crate) fn pack(
     panels_len: usize,
     threads: usize,
 ) -> PyResult<()> {
-    let q = matrix(codes, n, k, bits, group_size, scale, scale_dtype, zero_point, zp_kind)?;
+    let q = matrix(codes, n, k, kind, group_size, scale, scale_dtype, zero_point, zp_kind)?;
     let out = slice_mut("panels", panels, panels_len)?;
     run(py, threads, |executor| PackedMatrix::pack_into(&q, out, executor))
 }
@@ -85,7 +85,7 @@ pub(crate) fn packed_info(panels: usize, panels_len: usize) -> PyResult<(usize, 
         ZeroKind::U8 => ZP_UINT8,
         ZeroKind::F16 => ZP_FLOAT16,
     };
-    Ok((w.n(), w.k(), w.qtype().bits(), w.group_size(), scales, zeros, format!("{}c4", w.nr())))
+    Ok((w.n(), w.k(), w.qtype().kind(), w.group_size(), scales, zeros, format!("{}c4", w.nr())))
 }
 
 #[pyfunction]

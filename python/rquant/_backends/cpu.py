@@ -48,13 +48,13 @@ def linear_canonical(
     zero_point: Tensor | None,
     bias: Tensor | None,
     in_features: int,
-    bits: int,
+    kind: int,
     group_size: int,
     integer: bool,
     scale_of_x: Tensor | None = None,
 ) -> Tensor:
     """`linear` on a canonical weight: packs it for this one call."""
-    panels = _native.pack(QMatrix(codes, scale, zero_point, in_features, bits, group_size))
+    panels = _native.pack(QMatrix(codes, scale, zero_point, in_features, kind, group_size))
     return linear(x, panels, bias, in_features, codes.shape[0], integer, scale_of_x)
 
 
@@ -123,20 +123,20 @@ def linear_unfrozen(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    bits: int,
+    kind: int,
     group_size: int,
     symmetric: bool,
     optimizer: str,
     integer: bool,
 ) -> Tensor:
     """Quantize the float weight `[n, k]`, pack it and multiply: bit for bit what the frozen layer computes."""
-    q = _quantized(weight, bits, group_size, symmetric, optimizer)
+    q = _quantized(weight, kind, group_size, symmetric, optimizer)
     return linear(x, _native.pack(q), bias, weight.shape[1], weight.shape[0], integer)
 
 
-def _quantized(weight: Tensor, bits: int, group_size: int, symmetric: bool, optimizer: str) -> QMatrix:
+def _quantized(weight: Tensor, kind: int, group_size: int, symmetric: bool, optimizer: str) -> QMatrix:
     try:
-        return optimize.by_arguments(weight.contiguous(), bits, group_size, symmetric, optimizer)
+        return optimize.by_arguments(weight.contiguous(), kind, group_size, symmetric, optimizer)
     except _native.NotFinite as bad:
         raise bad.named("weight", weight.shape) from None
 
@@ -163,25 +163,25 @@ def dequantize_canonical(
     scale: Tensor,
     zero_point: Tensor | None,
     cols: int,
-    bits: int,
+    kind: int,
     group_size: int,
     dtype: torch.dtype,
 ) -> Tensor:
     """The float weight `[rows, cols]` of a canonical one."""
-    q = QMatrix(codes, scale, zero_point, cols, bits, group_size)
+    q = QMatrix(codes, scale, zero_point, cols, kind, group_size)
     return _native.dequantize(q, torch.empty((codes.shape[0], cols), dtype=dtype))  # type: ignore[no-any-return]
 
 
-def fake_quantize(weight: Tensor, bits: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
+def fake_quantize(weight: Tensor, kind: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
     """Quantize and dequantize: what the frozen layer's weight will read as, of weight's dtype."""
-    q = _quantized(weight, bits, group_size, symmetric, optimizer)
+    q = _quantized(weight, kind, group_size, symmetric, optimizer)
     return _native.dequantize(q, torch.empty(weight.shape, dtype=weight.dtype))  # type: ignore[no-any-return]
 
 
-def inside_range(weight: Tensor, bits: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
+def inside_range(weight: Tensor, kind: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
     """bool, of weight's shape: whether rounding alone, without clipping, gave the element's code."""
-    q = _quantized(weight, bits, group_size, symmetric, optimizer)
-    return reference.inside(weight, q.scale, q.zero_point, bits, group_size)
+    q = _quantized(weight, kind, group_size, symmetric, optimizer)
+    return reference.inside(weight, q.scale, q.zero_point, kind, group_size)
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ from torch import Tensor
 from .. import optimize
 from .._native import QMatrix
 
+_FLOAT8 = {43: torch.float8_e4m3fn, 52: torch.float8_e5m2}
+
 
 def expand(groups: Tensor, cols: int, group_size: int) -> Tensor:
     """Per-group values `[rows, groups]` -> per-element `[rows, cols]`; the last group may be ragged."""
@@ -33,23 +35,34 @@ def pack_codes(q: Tensor, bits: int) -> Tensor:
     return fields.sum(-1, dtype=torch.uint8)
 
 
-def zeros_of(scale: Tensor, zero_point: Tensor | None, bits: int) -> Tensor:
+def values(codes: Tensor, cols: int, kind: int) -> Tensor:
+    """Canonical bytes -> what the codes are before scale and zero point, float32 `[rows, cols]`."""
+    if kind in _FLOAT8:
+        return codes[:, :cols].contiguous().view(_FLOAT8[kind]).float()
+    return unpack_codes(codes, cols, kind).float()
+
+
+def zeros_of(scale: Tensor, zero_point: Tensor | None, kind: int) -> Tensor:
     """The plain Z in float32, whatever the storage."""
     if zero_point is None:
         return torch.zeros_like(scale, dtype=torch.float32)
     if zero_point.dtype == torch.uint8:
-        return zero_point.float() - (1 << (bits - 1))
+        return zero_point.float() - (1 << (kind - 1))
     return zero_point.float()
 
 
-def qparams(x: Tensor, bits: int, group_size: int, symmetric: bool) -> tuple[Tensor, Tensor | None]:
+def largest(kind: int) -> float:
+    """The largest value of a code."""
+    return torch.finfo(_FLOAT8[kind]).max if kind in _FLOAT8 else (1 << (kind - 1)) - 1
+
+
+def qparams(x: Tensor, kind: int, group_size: int, symmetric: bool) -> tuple[Tensor, Tensor | None]:
     """Min-max scales and zero points of `x` `[rows, cols]`, by the formulas of Jacob et al. 2018 (arXiv 1712.05877)."""
     size = max(x.shape[1], 1) if group_size == -1 else group_size
     # a ragged last group is filled with 0, which its range contains anyway
     grouped = torch.nn.functional.pad(x.double(), (0, -x.shape[1] % size)).unflatten(1, (-1, size))
     lo, hi = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
-    qmin, qmax = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-    exact = torch.maximum(-lo, hi) / qmax if symmetric else (hi - lo) / (qmax - qmin)
+    exact = torch.maximum(-lo, hi) / largest(kind) if symmetric else (hi - lo) / ((1 << kind) - 1)
     float32 = torch.finfo(torch.float32)
     scale = torch.where(exact == 0, 1.0, exact.clamp(0, float32.max).float().clamp(float32.tiny))
     if group_size != -1:
@@ -58,32 +71,40 @@ def qparams(x: Tensor, bits: int, group_size: int, symmetric: bool) -> tuple[Ten
             scale = half
     if symmetric:
         return scale, None
-    zero = (qmin - lo / scale.double()).round().clamp(qmin, qmax)
+    qmin = -(1 << (kind - 1))
+    zero = (qmin - lo / scale.double()).round().clamp(qmin, -qmin - 1)
     return scale, (zero - qmin).to(torch.uint8)
 
 
-def _steps(x: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, group_size: int) -> Tensor:
+def _steps(x: Tensor, scale: Tensor, zero_point: Tensor | None, kind: int, group_size: int) -> Tensor:
     """`round(x / S) + Z` before clipping; a fractional Z is added before rounding."""
     s = expand(scale.float(), x.shape[1], group_size)
-    z = expand(zeros_of(scale, zero_point, bits), x.shape[1], group_size)
+    z = expand(zeros_of(scale, zero_point, kind), x.shape[1], group_size)
     if zero_point is not None and zero_point.dtype == torch.float16:
         return (x.float() / s + z).round()
     return (x.float() / s).round() + z
 
 
-def inside(x: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, group_size: int) -> Tensor:
+def inside(x: Tensor, scale: Tensor, zero_point: Tensor | None, kind: int, group_size: int) -> Tensor:
     """Whether an element's code came of rounding alone, without clipping."""
-    lowest = -(1 << (bits - 1)) + (zero_point is None)
-    steps = _steps(x, scale, zero_point, bits, group_size)
-    return (steps >= lowest) & (steps <= (1 << (bits - 1)) - 1)
+    if kind in _FLOAT8:
+        return (x.float() / expand(scale.float(), x.shape[1], group_size)).abs() <= largest(kind)
+    lowest = -(1 << (kind - 1)) + (zero_point is None)
+    steps = _steps(x, scale, zero_point, kind, group_size)
+    return (steps >= lowest) & (steps <= (1 << (kind - 1)) - 1)
 
 
-def quantize(x: Tensor, bits: int, group_size: int, symmetric: bool) -> QMatrix:
+def quantize(x: Tensor, kind: int, group_size: int, symmetric: bool) -> QMatrix:
     """`q = clip(round_half_even(x / S) + Z)` of `x` `[rows, cols]`; symmetric leaves the lowest code out."""
-    scale, zero = qparams(x, bits, group_size, symmetric)
-    lowest, highest = -(1 << (bits - 1)) + symmetric, (1 << (bits - 1)) - 1
-    q = _steps(x, scale, zero, bits, group_size).clamp(lowest, highest).to(torch.int8)
-    return QMatrix(pack_codes(q, bits), scale, zero, x.shape[1], bits, group_size)
+    scale, zero = qparams(x, kind, group_size, symmetric)
+    if kind in _FLOAT8:
+        q = x.float() / expand(scale.float(), x.shape[1], group_size)
+        q = q.clamp(-largest(kind), largest(kind)).to(_FLOAT8[kind]).view(torch.uint8)
+        codes = torch.nn.functional.pad(q, (0, -x.shape[1] % 4))
+        return QMatrix(codes, scale, zero, x.shape[1], kind, group_size)
+    lowest, highest = -(1 << (kind - 1)) + symmetric, (1 << (kind - 1)) - 1
+    q = _steps(x, scale, zero, kind, group_size).clamp(lowest, highest).to(torch.int8)
+    return QMatrix(pack_codes(q, kind), scale, zero, x.shape[1], kind, group_size)
 
 
 def dequantize_canonical(
@@ -91,13 +112,13 @@ def dequantize_canonical(
     scale: Tensor,
     zero_point: Tensor | None,
     cols: int,
-    bits: int,
+    kind: int,
     group_size: int,
     dtype: torch.dtype,
 ) -> Tensor:
     """`S * (q - Z)` in float32, rounded once to `dtype`."""
-    q = unpack_codes(codes, cols, bits).float()
-    z = expand(zeros_of(scale, zero_point, bits), cols, group_size)
+    q = values(codes, cols, kind)
+    z = expand(zeros_of(scale, zero_point, kind), cols, group_size)
     return (expand(scale.float(), cols, group_size) * (q - z)).to(dtype)
 
 
@@ -123,19 +144,19 @@ def quantize_rows(x: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tenso
     return q.to(torch.int8), scale
 
 
-def _chosen(x: Tensor, bits: int, group_size: int, symmetric: bool, optimizer: str) -> QMatrix:
+def _chosen(x: Tensor, kind: int, group_size: int, symmetric: bool, optimizer: str) -> QMatrix:
     """By any optimizer: all but min-max are the CPU's, so that they choose the same everywhere."""
     if optimizer == "minmax":
-        return quantize(x, bits, group_size, symmetric)
-    q = optimize.by_arguments(x.cpu().contiguous(), bits, group_size, symmetric, optimizer)
+        return quantize(x, kind, group_size, symmetric)
+    q = optimize.by_arguments(x.cpu().contiguous(), kind, group_size, symmetric, optimizer)
     return q.map(lambda t: t.to(x.device))
 
 
 def _integer_product(x: Tensor, w: QMatrix, scale: Tensor | None) -> Tensor:
     """`Sa * sum over groups of Sw * (sum(a * q) - Z * sum(a))` in float64 from the integers, x `[m, k]`."""
     a, row_scale = quantize_rows(x, scale)
-    q = unpack_codes(w.codes, w.cols, w.bits).double()
-    z = expand(zeros_of(w.scale, w.zero_point, w.bits), w.cols, w.group_size).double()
+    q = unpack_codes(w.codes, w.cols, w.kind).double()
+    z = expand(zeros_of(w.scale, w.zero_point, w.kind), w.cols, w.group_size).double()
     weight = expand(w.scale, w.cols, w.group_size).double() * (q - z)
     return row_scale.double().unsqueeze(-1) * (a.double() @ weight.T)
 
@@ -147,7 +168,7 @@ def linear_canonical(
     zero_point: Tensor | None,
     bias: Tensor | None,
     in_features: int,
-    bits: int,
+    kind: int,
     group_size: int,
     integer: bool,
     scale_of_x: Tensor | None = None,
@@ -158,10 +179,10 @@ def linear_canonical(
     """
     rows = x.reshape(-1, in_features)
     if integer:
-        weight = QMatrix(codes, scale, zero_point, in_features, bits, group_size)
+        weight = QMatrix(codes, scale, zero_point, in_features, kind, group_size)
         out = _integer_product(rows, weight, scale_of_x)
     else:
-        floats = dequantize_canonical(codes, scale, zero_point, in_features, bits, group_size, torch.float32)
+        floats = dequantize_canonical(codes, scale, zero_point, in_features, kind, group_size, torch.float32)
         out = rows.double() @ floats.double().T
         out = torch.where(rows.isfinite().all(-1, keepdim=True), out, torch.nan)
     if bias is not None:
@@ -242,15 +263,15 @@ def linear_unfrozen(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    bits: int,
+    kind: int,
     group_size: int,
     symmetric: bool,
     optimizer: str,
     integer: bool,
 ) -> Tensor:
     """Quantize the weight `[n, k]` anew and multiply."""
-    codes, scale, zero, k, *_ = _chosen(weight, bits, group_size, symmetric, optimizer)
-    return linear_canonical(x, codes, scale, zero, bias, k, bits, group_size, integer)
+    codes, scale, zero, k, *_ = _chosen(weight, kind, group_size, symmetric, optimizer)
+    return linear_canonical(x, codes, scale, zero, bias, k, kind, group_size, integer)
 
 
 def embedding_canonical(
@@ -259,24 +280,24 @@ def embedding_canonical(
     scale: Tensor,
     zero_point: Tensor | None,
     dim: int,
-    bits: int,
+    kind: int,
     group_size: int,
     dtype: torch.dtype,
 ) -> Tensor:
     """Rows `ids` of the dequantized weight, `[..., dim]`."""
     flat = ids.reshape(-1)
     zero = None if zero_point is None else zero_point[flat]
-    rows = dequantize_canonical(codes[flat], scale[flat], zero, dim, bits, group_size, dtype)
+    rows = dequantize_canonical(codes[flat], scale[flat], zero, dim, kind, group_size, dtype)
     return rows.reshape(*ids.shape, dim)
 
 
-def fake_quantize(weight: Tensor, bits: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
+def fake_quantize(weight: Tensor, kind: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
     """Quantize and dequantize, of weight's dtype."""
-    codes, scale, zero, cols, *_ = _chosen(weight, bits, group_size, symmetric, optimizer)
-    return dequantize_canonical(codes, scale, zero, cols, bits, group_size, weight.dtype)
+    codes, scale, zero, cols, *_ = _chosen(weight, kind, group_size, symmetric, optimizer)
+    return dequantize_canonical(codes, scale, zero, cols, kind, group_size, weight.dtype)
 
 
-def inside_range(weight: Tensor, bits: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
+def inside_range(weight: Tensor, kind: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
     """bool, of weight's shape: False where quantizing clips."""
-    q = _chosen(weight, bits, group_size, symmetric, optimizer)
-    return inside(weight, q.scale, q.zero_point, bits, group_size)
+    q = _chosen(weight, kind, group_size, symmetric, optimizer)
+    return inside(weight, q.scale, q.zero_point, kind, group_size)

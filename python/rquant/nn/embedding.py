@@ -32,8 +32,8 @@ class Rows(PackedWeight):
     ) -> Self:
         """A frozen layer from a float one, which stays as it is.
 
-        `optimizer` as in `rquant.quantize`. Raises TypeError for another module; ValueError for `max_norm`, which rewrites weights in forward, and for NaN
-        or infinity in the weight.
+        `optimizer` as in `rquant.quantize`. Raises TypeError for another module; ValueError for `max_norm`, which
+        rewrites weights in forward, and for NaN or infinity in the weight.
         """
         layer = cls.wrap(embedding, Scheme.resolve(weights, group_size, symmetric, optimizer))
         layer.freeze()
@@ -72,7 +72,7 @@ class Rows(PackedWeight):
 
 @register_module(nn.Embedding, by_default=False)
 class Embedding(Rows, nn.Embedding):  # type: ignore[misc]  # torch annotates a `freeze` that is not there
-    """`nn.Embedding` with weight `[num_embeddings, embedding_dim]` in int8, int4 or int2, each row dequantized when read.
+    """`nn.Embedding` with weight `[num_embeddings, embedding_dim]` in int8, int4, int2 or float8, each row dequantized when read.
 
     Made by `from_float` or `rquant.quantize`; tied to a `Linear` it reads its rows out of the shared weight. The output
     has the compute dtype, which follows `.to(dtype)`.

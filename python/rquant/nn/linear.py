@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _autograd, _ops
-from ..qtypes import QType, qint8, qtype_of
+from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
 from ..scheme import Optimizer, Scheme
 from . import storage
 from .outliers import Outliers, resolve_outliers
@@ -24,11 +24,13 @@ def is_conv1d(module: nn.Module) -> bool:
 @register_module(is_conv1d)
 @register_module(nn.Linear)
 class Linear(PackedWeight, nn.Linear):
-    """`nn.Linear` with weight `[out_features, in_features]` in int8, int4 or int2.
+    """`nn.Linear` with weight `[out_features, in_features]` in int8, int4, int2 or float8.
 
     Made by `from_float` or `rquant.quantize`. Until `freeze` the float `weight` is a Parameter, quantized anew in each
     forward (straight-through gradients); then it is packed integers, and `weight` a read-only view.
-    `activations=None`: float arithmetic. `activations=qint8`: each row of x becomes int8, exact int32 product.
+    `activations=None`: float arithmetic. `activations=qint8`: each row of x becomes int8, exact int32 product. With
+    float8 weights, or `activations` a float8 type, each row is rounded to the activations' type by its own scale and back,
+    and multiplied in float arithmetic: the accuracy of the type, without its speed.
     `outliers=6.0`: columns of x in which some |x| of the batch is at least this are multiplied in float instead, with
     dequantized weights (LLM.int8()); `outliers=[3, 17]`: these columns, whose float weights are kept.
     Forward takes float32, float16 or bfloat16 `[..., in_features]`; the output has x's dtype. A row with NaN or infinity
@@ -59,8 +61,8 @@ class Linear(PackedWeight, nn.Linear):
         scheme = Scheme.resolve(weights, group_size, symmetric, optimizer)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.begin(self.weight, scheme)
-        self.activations = None if activations is None else qtype_of(activations, "activations", (qint8,))
-        self.outliers = resolve_outliers(outliers, self.activations, in_features)
+        self.activations = None if activations is None else qtype_of(activations, "activations", ACTIVATIONS)
+        self.outliers = resolve_outliers(outliers, self._rounded(), in_features)
         self.register_buffer("outlier_weight", None)
 
     @classmethod
@@ -130,13 +132,17 @@ class Linear(PackedWeight, nn.Linear):
         """`(out_features, in_features)`."""
         return self.out_features, self.in_features
 
+    def _rounded(self) -> QType | None:
+        """What activations become in the integer product, if there is one."""
+        return None if self.scheme.qtype.is_floating_point else self.activations
+
     def fix_outliers(self, columns: Sequence[int]) -> None:
         """Multiply these columns of x in float from now on, whatever is in the others.
 
         Their weights are kept in float: those that the layer computes with now, so fix them before `freeze`. Raises
         ValueError for columns that are not in `[0, in_features)` and for a layer without int8 activations.
         """
-        outliers = resolve_outliers(tuple(columns), self.activations, self.in_features)
+        outliers = resolve_outliers(tuple(columns), self._rounded(), self.in_features)
         self.outlier_weight = self.dequantize()[:, outliers].contiguous() if self.frozen else None
         self.outliers = outliers
 
@@ -198,6 +204,10 @@ class Linear(PackedWeight, nn.Linear):
         integer = self.activations is not None
         if self.outliers is not None:
             return self._forward_with_outliers(x, grad, grad_of_inputs)
+        if integer and (self.activations.is_floating_point or self.scheme.qtype.is_floating_point):  # type: ignore[union-attr]
+            integer = False
+            if self.in_features:
+                x = _autograd.round_rows(x, self.activations)  # type: ignore[arg-type]
         if storage.PANELS in buffers:
             panels = buffers[storage.PANELS]
             if differentiable:

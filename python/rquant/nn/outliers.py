@@ -7,7 +7,7 @@ others that they leave these no steps of the int8 range. A threshold (6.0 there)
 import math
 from collections.abc import Sequence
 
-from ..qtypes import QType
+from ..qtypes import QType, qint8
 
 Outliers = float | Sequence[int] | None
 """A threshold, or the columns themselves."""
@@ -40,8 +40,8 @@ def resolve_outliers(
 
 
 def _check_activations(outliers: Outliers, activations: QType | None) -> None:
-    if activations is None:
+    if activations is not qint8:
         raise ValueError(
-            f"outliers: expected None without activations=rquant.qint8 (a weight-only product reads all of its input "
-            f"in float), got {outliers!r}"
+            f"outliers: expected None without activations=rquant.qint8 and integer weights (other products read all of "
+            f"their input in float), got {outliers!r}"
         )

@@ -126,7 +126,7 @@ class PackedWeight(nn.Module):
 
     def _scheme_arguments(self) -> SchemeArguments:
         scheme = self.scheme
-        return scheme.bits, scheme.group_size, scheme.symmetric, optimize.key(scheme.optimizer)
+        return scheme.kind, scheme.group_size, scheme.symmetric, optimize.key(scheme.optimizer)
 
     def _shows_view(self, name: str) -> bool:
         # only a frozen layer has it: while torch's __init__ still runs the name must look free

@@ -40,7 +40,7 @@ def empty(shape: tuple[int, int], scheme: Scheme) -> QMatrix:
     zero = None
     if not scheme.symmetric:
         zero = torch.empty(groups, dtype=getattr(torch, scheme.zero_point_dtype), device="meta")
-    return QMatrix(codes, scale, zero, k, scheme.bits, scheme.group_size)
+    return QMatrix(codes, scale, zero, k, scheme.kind, scheme.group_size)
 
 
 def hold(q: QMatrix, device: torch.device, panels: Tensor | None = None) -> Held:
@@ -80,7 +80,7 @@ def canonical(held: Held, cols: int, scheme: Scheme) -> QMatrix:
     if PANELS in held:
         return _native.unpack(held[PANELS])._replace(group_size=scheme.group_size)
     codes, scale, zero = (held.get(name) for name in CANONICAL)
-    return QMatrix(codes, scale, zero, cols, scheme.bits, scheme.group_size)
+    return QMatrix(codes, scale, zero, cols, scheme.kind, scheme.group_size)
 
 
 def canonical_like(held: Held, shape: tuple[int, int], scheme: Scheme) -> QMatrix:
@@ -156,6 +156,9 @@ def checked(given: Held, prefix: str, shape: tuple[int, int], scheme: Scheme) ->
             names = " or ".join(str(dtype) for dtype in sorted(dtypes, key=str))
             raise ValueError(f"{prefix}{name}: expected {names}, got {tensor.dtype}")
     scale, zero = given["weight_scale"], given.get("weight_zero_point")
+    if scheme.qtype.is_floating_point and not scale.is_meta:
+        values = given["weight_packed"][:, : shape[1]].view(getattr(torch, scheme.qtype.name[1:])).float()
+        _check_values(f"{prefix}weight_packed", values, values.isfinite(), "finite numbers")
     if not scale.is_meta:
         _check_values(
             f"{prefix}weight_scale", scale, scale.isfinite() & (scale > 0), "positive finite numbers"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import _native
 from .._native import QMatrix
-from ..qtypes import INTEGERS
+from ..qtypes import qtype_of_kind
 from ..scheme import Optimizer, Scheme, ZeroPointDtype
 from .hqq import HQQ
 from .ranges import MSE, AbsMax, MinMax
@@ -55,9 +55,9 @@ def choose(weight: Tensor, scheme: Scheme) -> QMatrix:
     return q
 
 
-def by_arguments(weight: Tensor, bits: int, group_size: int, symmetric: bool, name: str) -> QMatrix:
+def by_arguments(weight: Tensor, kind: int, group_size: int, symmetric: bool, name: str) -> QMatrix:
     """`choose` for a scheme as an op's arguments say it; `name` is a `key`."""
-    qtype, optimizer = next(t for t in INTEGERS if t.bits == bits), find(name)
+    qtype, optimizer = qtype_of_kind(kind), find(name)
     zeros: ZeroPointDtype = getattr(optimizer, "zero_point_dtype", "uint8")
     return choose(weight, Scheme(qtype, symmetric, group_size, zeros, optimizer))
 
@@ -67,7 +67,7 @@ def encode(weight: Tensor, scale: Tensor, zero_point: Tensor | None, scheme: Sch
 
     `scale` float32 or float16; `zero_point` None (symmetric), uint8 (the plain Z plus 2**(bits - 1)) or float16 (plain Z).
     """
-    return _native.encode(weight, scale, zero_point, scheme.bits, scheme.group_size)
+    return _native.encode(weight, scale, zero_point, scheme.kind, scheme.group_size)
 
 
 def _check(q: Any, weight: Tensor, scheme: Scheme) -> None:
@@ -82,7 +82,7 @@ def _check(q: Any, weight: Tensor, scheme: Scheme) -> None:
     for name, expected, came in zip(("codes", "scale", "zero_point"), want, got, strict=True):
         if expected != came:
             raise ValueError(f"optimizer: expected {name} of shape and dtype {expected}, got {came}")
-    if q[3:] != (cols, scheme.bits, scheme.group_size):
+    if q[3:] != (cols, scheme.kind, scheme.group_size):
         raise ValueError(
-            f"optimizer: expected cols, bits, group_size {(cols, scheme.bits, scheme.group_size)}, got {q[3:]}"
+            f"optimizer: expected cols, kind, group_size {(cols, scheme.kind, scheme.group_size)}, got {q[3:]}"
         )

@@ -38,8 +38,8 @@ class HQQ:
 
     def __call__(self, weight: Tensor, scheme: Scheme) -> QMatrix:
         """`weight` `[n, k]` in the scheme's canonical form. Raises NotFinite for NaN or infinity."""
-        bits, group_size = scheme.bits, scheme.group_size
-        scale, _ = _native.parameters(weight, bits, group_size, False, self.range)
+        kind, group_size = scheme.kind, scheme.group_size
+        scale, _ = _native.parameters(weight, kind, group_size, False, self.range)
         method = self.lp_norm, self.beta, self.kappa, self.iterations
-        zero = _native.half_quadratic(weight, scale, bits, group_size, *method)
-        return _native.encode(weight, scale, zero, bits, group_size)
+        zero = _native.half_quadratic(weight, scale, kind, group_size, *method)
+        return _native.encode(weight, scale, zero, kind, group_size)

@@ -15,7 +15,7 @@ class MinMax:
 
     def __call__(self, weight: Tensor, scheme: Scheme) -> QMatrix:
         """`weight` `[n, k]` in the scheme's canonical form."""
-        return _native.quantize(weight, scheme.bits, scheme.group_size, scheme.symmetric, "minmax")
+        return _native.quantize(weight, scheme.kind, scheme.group_size, scheme.symmetric, "minmax")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class AbsMax:
 
     def __call__(self, weight: Tensor, scheme: Scheme) -> QMatrix:
         """`weight` `[n, k]` in the scheme's canonical form."""
-        return _native.quantize(weight, scheme.bits, scheme.group_size, scheme.symmetric, "absmax")
+        return _native.quantize(weight, scheme.kind, scheme.group_size, scheme.symmetric, "absmax")
 
 
 @dataclass(frozen=True)
@@ -37,4 +37,4 @@ class MSE:
 
     def __call__(self, weight: Tensor, scheme: Scheme) -> QMatrix:
         """`weight` `[n, k]` in the scheme's canonical form."""
-        return _native.quantize(weight, scheme.bits, scheme.group_size, scheme.symmetric, "mse")
+        return _native.quantize(weight, scheme.kind, scheme.group_size, scheme.symmetric, "mse")

@@ -42,7 +42,7 @@ fn close(got: &[f32], want: &[f32], size: f32) -> bool {
 #[test]
 fn integer_tiles_equal_the_portable_one() {
     for isa in detected() {
-        for weight in QuantType::ALL {
+        for weight in QuantType::INTEGERS {
             let kernel = isa.kernel(weight);
             let spec = portable::ISA.kernel(weight);
             for (rows, cols, blocks) in shapes(kernel.mr) {
@@ -94,7 +94,7 @@ fn float_kernels_agree_with_the_portable_ones() {
             }
             assert!(close(&got, &want, 128.0 * 128.0 * (blocks as f32 + 1.0)), "{} {rows} {cols} {blocks}", isa.name);
         }
-        for weight in QuantType::ALL {
+        for weight in QuantType::INTEGERS {
             for (rows, cols, blocks) in shapes(MAX_DOT_ROWS) {
                 let b = bytes(blocks * block_bytes(cols), 8);
                 let a = floats(blocks * block_steps(weight) * rows, 9);
@@ -129,7 +129,7 @@ fn finished(isa: &Isa, f: &[f32], bias: &[f32]) -> Vec<f32> {
 fn grouped_kernels_give_the_same_bits() {
     let spec = &portable::ISA;
     for isa in detected() {
-        for weight in QuantType::ALL {
+        for weight in QuantType::INTEGERS {
             let (kernel, per) = (isa.kernel(weight), weight.per_byte());
             for (rows, cols, blocks) in shapes(kernel.mr).filter(|(.., blocks)| *blocks > 0 && kernel.has_grouped()) {
                 let groups = 3;
@@ -221,11 +221,20 @@ fn lanes_give_the_same_bits() {
             spec.fold(&mut want_f.clone(), &mut want_t.0, &mut want_t.1);
             assert_eq!(got_t, want_t, "{} {len}", isa.name);
             assert_eq!(got_f, want_f, "{} {len}", isa.name);
-            isa.decode(&got, 128, 0.5, 0.7, &mut got_f);
-            spec.decode(&got, 128, 0.5, 0.7, &mut want_f);
+            isa.decode(&got, QuantType::Int8, 0.5, 0.7, &mut got_f);
+            spec.decode(&got, QuantType::Int8, 0.5, 0.7, &mut want_f);
             assert_eq!(got_f, want_f, "{} {len}", isa.name);
+            for float in QuantType::FLOATS {
+                let small: Vec<f32> = x.iter().enumerate().map(|(i, v)| v * 2f32.powi(-(i as i32 % 40))).collect();
+                isa.encode_float8(&small, 0.3, float, &mut got);
+                spec.encode_float8(&small, 0.3, float, &mut want);
+                assert_eq!(got, want, "{} {float:?} {len}", isa.name);
+                isa.decode(&got, float, 0.0, 0.7, &mut got_f);
+                spec.decode(&got, float, 0.0, 0.7, &mut want_f);
+                assert_eq!(got_f, want_f, "{} {float:?} {len}", isa.name);
+            }
         }
-        for weight in QuantType::ALL {
+        for weight in QuantType::INTEGERS.into_iter().chain(QuantType::FLOATS) {
             let (cols, steps, group) = (48usize, 37usize, 5usize);
             let b = bytes(steps.div_ceil(block_steps(weight)) * block_bytes(cols), 4);
             let (scales, zeros) = (floats(cols * 12, 2), floats(cols * 12, 3));

@@ -223,15 +223,68 @@ fn sum(a: &[i8]) -> i32 {
 }
 
 #[inline(always)]
-fn decode(u: &[u8], offset: i32, zero: f32, scale: f32, out: &mut [f32]) {
-    for (u, x) in u.iter().zip(out) {
-        *x = ((i32::from(*u) - offset) as f32 - zero) * scale;
+fn decode(u: &[u8], qtype: QuantType, zero: f32, scale: f32, out: &mut [f32]) {
+    match qtype {
+        QuantType::E4M3 => u.iter().zip(out).for_each(|(u, x)| *x = from_float8::<3>(u32::from(*u)) * scale),
+        QuantType::E5M2 => u.iter().zip(out).for_each(|(u, x)| *x = from_float8::<2>(u32::from(*u)) * scale),
+        integer => {
+            let offset = integer.offset();
+            u.iter().zip(out).for_each(|(u, x)| *x = ((i32::from(*u) - offset) as f32 - zero) * scale);
+        }
+    }
+}
+
+/// The exponent's bias of a float8 with so many bits of mantissa: 7 of e4m3, 15 of e5m2.
+const fn bias(mantissa: u32) -> u32 {
+    (1 << (6 - mantissa)) - 1
+}
+
+/// A finite float8 as float32. Subnormal codes are integers in steps; float32's own are never met.
+#[inline(always)]
+fn from_float8<const MANTISSA: u32>(code: u32) -> f32 {
+    let step = f32::from_bits((128 - bias(MANTISSA) - MANTISSA) << 23);
+    let size = code & 0x7f;
+    let normal = (size << (23 - MANTISSA)) + ((127 - bias(MANTISSA)) << 23);
+    let small = (size as i32 as f32 * step).to_bits();
+    let bits = if size < 1 << MANTISSA { small } else { normal };
+    f32::from_bits(bits | (code & 0x80) << 24)
+}
+
+/// The nearest float8, half to even; beyond the largest one, that.
+#[inline(always)]
+fn to_float8<const MANTISSA: u32>(v: f32, largest: f32) -> u8 {
+    let bits = v.to_bits();
+    let size = f32::from_bits(bits & 0x7fff_ffff);
+    let size = if size < largest { size } else { largest };
+    // below the smallest normal number, steps are even: adding this leaves their count in the low bits
+    let magic = f32::from_bits((127 + 24 - bias(MANTISSA) - MANTISSA) << 23 | 1 << 22);
+    let small = (size + magic).to_bits().wrapping_sub(magic.to_bits());
+    let drop = 23 - MANTISSA;
+    let raw = size.to_bits();
+    let rounded = (raw + (1 << (drop - 1)) - 1 + (raw >> drop & 1)) >> drop;
+    let normal = rounded.wrapping_sub((127 - bias(MANTISSA)) << MANTISSA);
+    let code = if raw < (128 - bias(MANTISSA)) << 23 { small } else { normal };
+    (code | bits >> 24 & 0x80) as u8
+}
+
+/// `x / scale` as float8.
+#[inline(always)]
+fn encode_float8(x: &[f32], scale: f32, qtype: QuantType, out: &mut [u8]) {
+    let largest = qtype.largest();
+    match qtype {
+        QuantType::E5M2 => x.iter().zip(out).for_each(|(x, u)| *u = to_float8::<2>(x / scale, largest)),
+        _ => x.iter().zip(out).for_each(|(x, u)| *u = to_float8::<3>(x / scale, largest)),
     }
 }
 
 /// Blocks of a panel to float weights `out[k][cols]`, for as many steps as `out` holds.
 #[inline(always)]
 fn expand(b: &[u8], cols: usize, weight: QuantType, groups: Groups, out: &mut [f32]) {
+    match weight {
+        QuantType::E4M3 => return expand_float8::<3>(b, cols, groups, out),
+        QuantType::E5M2 => return expand_float8::<2>(b, cols, groups, out),
+        _ => {}
+    }
     let steps = super::block_steps(weight);
     for (k, out) in out.chunks_exact_mut(cols).enumerate() {
         let block = &b[k / steps * cols * 4..][..cols * 4];
@@ -310,6 +363,20 @@ fn add_product_of<const ROWS: usize>(a: &[f32], w: &[f32], out: &mut [f32], cols
         }
         for (r, sum) in sums.iter().enumerate() {
             out[r * cols + first..][..16].copy_from_slice(sum);
+        }
+    }
+}
+
+/// The same of float8 codes, which have no zero points.
+#[inline(always)]
+fn expand_float8<const MANTISSA: u32>(b: &[u8], cols: usize, groups: Groups, out: &mut [f32]) {
+    let (words, _) = b.as_chunks::<4>();
+    for (k, out) in out.chunks_exact_mut(cols).enumerate() {
+        let words = &words[k / 4 * cols..][..cols];
+        let scales = &groups.scales[(groups.first + k) / groups.size * cols..][..cols];
+        for c in 0..cols {
+            let code = u32::from_le_bytes(words[c]) >> (k % 4 * 8) & 0xff;
+            out[c] = from_float8::<MANTISSA>(code) * scales[c];
         }
     }
 }
@@ -444,7 +511,8 @@ table! {
     range_errors(x: &[f32], lo: &[f32; TRIED], hi: &[f32; TRIED], levels: Levels, errors: &mut [f64; TRIED]);
     proximal(steps: &[f32], zero: f32, rule: Proximal) -> (f32, f32);
     sum(a: &[i8]) -> i32;
-    decode(u: &[u8], offset: i32, zero: f32, scale: f32, out: &mut [f32]);
+    encode_float8(x: &[f32], scale: f32, qtype: QuantType, out: &mut [u8]);
+    decode(u: &[u8], qtype: QuantType, zero: f32, scale: f32, out: &mut [f32]);
     expand(b: &[u8], cols: usize, weight: QuantType, groups: Groups, out: &mut [f32]);
     expand_step(block: &[u8], step: usize, weight: QuantType, scales: &[f32], zeros: Option<&[f32]>, out: &mut [f32]);
     transpose(rows: &[f32], out: &mut [f32], cols: usize);

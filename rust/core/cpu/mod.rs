@@ -257,7 +257,7 @@ pub(crate) const MAX_DOT_ROWS: usize = 4;
 
 #[allow(unsafe_code)]
 impl Isa {
-    /// The integer kernel for `weight`.
+    /// The integer kernel for `weight`, one of [`QuantType::INTEGERS`].
     pub fn kernel(&self, weight: QuantType) -> &Microkernel {
         &self.kernels[index(weight)]
     }
@@ -277,6 +277,7 @@ const fn index(weight: QuantType) -> usize {
         QuantType::Int2 => 0,
         QuantType::Int4 => 1,
         QuantType::Int8 => 2,
+        QuantType::E4M3 | QuantType::E5M2 => panic!("float8 has no integer kernels: callers ask is_float"),
     }
 }
 

@@ -205,7 +205,7 @@ pub(super) fn linear(
     (out, isa): (SharedOut, &Isa),
     executor: &dyn Executor,
 ) -> bool {
-    let Some(kernels) = &isa.bf16 else { return false };
+    let Some(kernels) = isa.bf16.as_ref().filter(|_| !w.qtype().is_float()) else { return false };
     let planes = match x {
         Floats::Bf16(_) => 1,
         Floats::F16(_) => 2,

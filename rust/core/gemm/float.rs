@@ -117,7 +117,8 @@ pub(super) fn linear(
     let steps = w.k().next_multiple_of(block_steps(w.qtype()));
     let aligned = w.groups() <= 1 || w.group_size().is_multiple_of(block_steps(w.qtype()));
     let mut rows = Rows::new(x, m, w.k(), isa.float_mr, isa, executor);
-    let few = m <= isa.kernel(w.qtype()).dot_rows && aligned && !rows.huge;
+    // float8 codes are always expanded
+    let few = !w.qtype().is_float() && m <= isa.kernel(w.qtype()).dot_rows && aligned && !rows.huge;
     let stretches = if few { stretches(w) } else { Vec::new() };
     let terms = if few { stretches.len() } else { w.k().div_ceil(STRETCH) };
     if few {

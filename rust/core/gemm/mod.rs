@@ -48,7 +48,7 @@ const SERIAL_FLOAT: usize = if cfg!(test) { 0 } else { 1 << 18 };
 /// the same with any number of threads. A row of x with NaN or infinity gives a row of NaN.
 ///
 /// # Errors
-/// [`Error::Mismatch`] for lengths that do not fit `m` and `w`.
+/// [`Error::Mismatch`] for lengths that do not fit `m` and `w`, and for integer arithmetic with float8 weights.
 pub fn linear(
     x: Floats,
     m: usize,
@@ -132,6 +132,9 @@ fn multiply(
     if let Some(bias) = bias {
         check_len("bias", w.n(), bias.len())?;
     }
+    if arithmetic == Arithmetic::Integer {
+        only_integers(&w)?;
+    }
     if m == 0 || w.n() == 0 {
         return Ok(());
     }
@@ -163,6 +166,13 @@ fn multiply(
     Ok(())
 }
 
+fn only_integers(w: &PackedRef) -> Result<()> {
+    if w.qtype().is_float() {
+        return Err(Error::mismatch("arithmetic", "float for float8 weights", "integer"));
+    }
+    Ok(())
+}
+
 /// `out[m, n] = a[m, k] · q[n, k]ᵀ` over the bare codes, exact in int32.
 ///
 /// # Errors
@@ -171,6 +181,7 @@ pub fn gemm_i32(a: &[i8], m: usize, w: PackedRef, out: &mut [i32], executor: &dy
     if w.k() > MAX_GEMM_K {
         return Err(Error::TooDeep { k: w.k(), max: MAX_GEMM_K });
     }
+    only_integers(&w)?;
     check_len("a", area(m, w.k())?, a.len())?;
     check_len("out", area(m, w.n())?, out.len())?;
     if m == 0 || w.n() == 0 {

@@ -156,7 +156,7 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_cover_every_quad_once(k in 1usize..300_000, group in 1usize..9000, bits in 0usize..3) {
-            let qtype = QuantType::ALL[bits];
+            let qtype = QuantType::INTEGERS[bits];
             let plan = Plan::new(k, group, qtype);
             let mut quad = 0;
             for run in plan.runs() {

@@ -41,7 +41,7 @@ pub fn gather_rows(w: PackedRef, ids: &[i64], mut out: FloatsMut, executor: &dyn
             let groups = codes.chunks(w.group_size()).zip(values.chunks_mut(w.group_size()));
             for (g, (codes, values)) in groups.enumerate() {
                 let at = g * panel.cols + c;
-                isa.decode(codes, qtype.offset(), panel.zeros.get(at, qtype), panel.scales.get(at), values);
+                isa.decode(codes, qtype, panel.zeros.get(at, qtype), panel.scales.get(at), values);
             }
             // SAFETY: `out` lives as long as the call, and each row is written by one task.
             unsafe { out.write(i * k, &values) };

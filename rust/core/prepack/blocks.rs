@@ -5,7 +5,7 @@ use crate::qtype::QuantType;
 /// A canonical word (code i at bits `i * bits`) to a block's word: the code of step `4 t + i` at byte i, bits `t * bits`.
 pub(super) fn to_block(word: u32, qtype: QuantType) -> u32 {
     match qtype {
-        QuantType::Int8 => word,
+        QuantType::Int8 | QuantType::E4M3 | QuantType::E5M2 => word,
         QuantType::Int4 => spread(word & 0xffff) | spread(word >> 16) << 4,
         QuantType::Int2 => transpose(word),
     }
@@ -14,7 +14,7 @@ pub(super) fn to_block(word: u32, qtype: QuantType) -> u32 {
 /// The inverse of [`to_block`].
 pub(super) fn from_block(word: u32, qtype: QuantType) -> u32 {
     match qtype {
-        QuantType::Int8 => word,
+        QuantType::Int8 | QuantType::E4M3 | QuantType::E5M2 => word,
         QuantType::Int4 => gather(word) | gather(word >> 4) << 16,
         QuantType::Int2 => transpose(word),
     }

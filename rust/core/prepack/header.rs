@@ -66,7 +66,7 @@ impl Head {
         out.fill(0);
         out[..4].copy_from_slice(&MAGIC);
         out[4] = LAYOUT;
-        out[5] = self.qtype.bits() as u8;
+        out[5] = self.qtype.kind() as u8;
         out[6] = self.scale_bytes() as u8;
         out[7] = self.zero_bytes() as u8;
         for (i, v) in [self.n, self.k, self.group_size, self.nr].into_iter().enumerate() {
@@ -91,9 +91,9 @@ impl Head {
             k: word(1),
             group_size: word(2),
             nr: word(3),
-            qtype: match QuantType::from_bits(head[5].into()) {
+            qtype: match QuantType::from_kind(head[5].into()) {
                 Ok(qtype) => qtype,
-                Err(_) => return bad(format!("expected codes of 2, 4 or 8 bits, got {}", head[5])),
+                Err(_) => return bad(format!("expected codes of a known kind, got {}", head[5])),
             },
             scales: match head[6] {
                 4 => ScaleDtype::F32,

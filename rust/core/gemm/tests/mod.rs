@@ -148,7 +148,7 @@ fn check_product(m: usize, n: usize, k: usize, qtype: QuantType, noise: &mut Noi
 fn the_integer_product_is_exact_around_every_tile_edge() {
     let (serial, pool) = executors();
     let mut noise = Noise(1);
-    for qtype in QuantType::ALL {
+    for qtype in QuantType::INTEGERS {
         for m in [1, 2, 4, 5, 6, 7, 12, 13, 25] {
             for n in [1, 2, 10, 15, 16, 17, 33, 63, 64, 65, 130] {
                 for k in [1, 3, 4, 5, 15, 16, 17, 32, 63, 100] {
@@ -230,7 +230,7 @@ fn check_linear(m: usize, w: &Weight, noise: &mut Noise, executors: [&dyn Execut
 fn linear_is_its_definition_for_every_scheme() {
     let (serial, pool) = executors();
     let mut noise = Noise(3);
-    for qtype in QuantType::ALL {
+    for qtype in QuantType::INTEGERS {
         for kind in 0..3 {
             for (m, n, k) in [(1, 17, 40), (3, 64, 64), (7, 65, 100), (13, 33, 129), (50, 80, 96)] {
                 for group in [1, 3, 4, 7, 12, 16, 32, k, k + 1] {
@@ -246,7 +246,7 @@ fn linear_is_its_definition_for_every_scheme() {
 #[test]
 fn zero_points_and_sums_at_their_ends_are_exact() {
     let (serial, mut noise) = (Serial, Noise(11));
-    for qtype in QuantType::ALL {
+    for qtype in QuantType::INTEGERS {
         for (k, group) in [(33_000, 33_000), (33_001, 33_001), (33_002, 32_996), (4_100, 4_097)] {
             let mut w = Weight::new(3, k, group, qtype, 1, &mut noise);
             w.zeros = Zeros::Stored((0..3 * k.div_ceil(group)).map(|i| [0, 255][i % 2]).collect());
@@ -345,7 +345,7 @@ fn nothing_times_nothing_is_the_bias() {
 #[test]
 fn gathered_rows_are_the_dequantized_ones() {
     let mut noise = Noise(6);
-    for qtype in QuantType::ALL {
+    for qtype in QuantType::INTEGERS {
         let w = Weight::new(70, 45, 16, qtype, 1, &mut noise);
         let mut all = vec![0f32; w.n * w.k];
         dequantize(&w.view(), FloatsMut::F32(&mut all), &Serial).unwrap();
@@ -366,7 +366,7 @@ fn gathered_rows_are_the_dequantized_ones() {
 
 #[test]
 fn packed_memory_is_near_the_canonical() {
-    for qtype in QuantType::ALL {
+    for qtype in QuantType::INTEGERS {
         for (n, k) in [(64, 64), (65, 384), (100, 33), (1000, 1000), (1536, 384)] {
             for group in [1, 3, 7, 32, k] {
                 let w = Weight::new(n, k, group, qtype, 1, &mut Noise(7));

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 proptest! {
     #[test]
     fn unpack_inverts_pack(n in 1usize..140, k in 1usize..200, group in 1usize..220, bits in 0usize..3, kind in 0usize..3, seed: u64) {
-        let w = Weight::new(n, k, group, QuantType::ALL[bits], kind, &mut Noise(seed));
+        let w = Weight::new(n, k, group, QuantType::INTEGERS[bits], kind, &mut Noise(seed));
         each_isa(|_| {
             let packed = w.pack();
             let packed = PackedRef::parse(&packed).unwrap();
@@ -47,7 +47,7 @@ proptest! {
 
     #[test]
     fn quantized_values_lie_within_half_a_step(rows in 1usize..6, cols in 1usize..90, group in 1usize..100, bits in 0usize..3, symmetric: bool, seed: u64) {
-        let qtype = QuantType::ALL[bits];
+        let qtype = QuantType::INTEGERS[bits];
         let x = Noise(seed).floats(rows * cols);
         let scheme = Scheme { symmetric, ..Scheme::affine(qtype, group) };
         let q = quantize(Floats::F32(&x), rows, cols, &scheme, &Serial).unwrap();
