@@ -19,7 +19,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo walkthrough eval bench bench-kernels bench-models bench-peers bench-stream test test-rust test-python test-transformers lint format wheel clean
+.PHONY: help demo walkthrough eval bench bench-kernels bench-models bench-optimizers bench-peers bench-stream test test-rust test-python test-transformers lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
@@ -49,6 +49,9 @@ bench-kernels: .rust  ## the Rust kernels against the limits of this CPU (BENCH=
 bench-models: $(VENV)/.native | $(VENV)/.llama  ## two language models end to end, beside llama.cpp on the same weights
 	$(PY) benches/bench_models.py --threads 1
 	$(PY) benches/bench_models.py --threads 2
+
+bench-optimizers: $(VENV)/.native  ## min-max, least squares and HQQ: two models' quality at int4 and int2
+	$(PY) benches/bench_optimizers.py
 
 bench-peers: $(PEERS)/.native  ## one layer at a time against every peer, in a venv of their own (ARGS="--threads 1" for a part)
 	$(PEERS)/bin/python benches/bench_linear.py $(ARGS)

@@ -71,7 +71,8 @@ def plain_hqq(x, scale, bits, p=0.7, beta=10.0, kappa=1.01, turns=20):
     for _ in range(turns):
         q, e = error(z)
         a = e.abs().clamp(1e-12)
-        sparse = e.sign() * (a - a ** (p - 1) / beta).clamp(0)
+        # the paper's errors are W's own: those here are in steps
+        sparse = e.sign() * (a - a ** (p - 1) / (beta * scale.double() ** (2 - p))).clamp(0)
         z = (q - (w - sparse)).mean(1, keepdim=True).half().double()
         beta *= kappa
         yield z

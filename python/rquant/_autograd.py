@@ -13,7 +13,7 @@ from torch.autograd import Function
 from torch.library import Library, register_autograd, register_fake
 
 from . import _ops
-from .qtypes import QType
+from .qtypes import QType, qtype_of_kind
 
 _library = Library("rquant", "FRAGMENT")
 SchemeArguments = tuple[int, int, bool, str]
@@ -233,6 +233,8 @@ def round_rows(x: Tensor, qtype: QType) -> Tensor:
 
 def fake_quantize(weight: Tensor, scheme: SchemeArguments) -> Tensor:
     """`weight` as its codes read back, with the straight-through gradient if one is wanted."""
+    if (qtype := qtype_of_kind(scheme[0])).is_cast:
+        return weight.to(getattr(torch, qtype.name[1:])).to(weight.dtype)
     if torch.is_grad_enabled() and weight.requires_grad:
         return _FakeQuantize.apply(weight, scheme)  # type: ignore[no-any-return]
     return _ops.fake_quantize(weight, *scheme)  # type: ignore[no-any-return]

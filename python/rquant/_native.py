@@ -35,7 +35,8 @@ class QMatrix(NamedTuple):
     def map(self, change: Callable[[Array], Array]) -> "QMatrix":
         """`change` done to codes, scale and zero point."""
         codes, scale, zero, *sizes = self
-        return QMatrix(change(codes), change(scale), None if zero is None else change(zero), *sizes)
+        scale, zero = (None if array is None else change(array) for array in (scale, zero))
+        return QMatrix(change(codes), scale, zero, *sizes)
 
     @property
     def bits(self) -> int:

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from . import _native
-from .nn import PackedWeight
+from .nn import PackedWeight, storage
 from .nn.linear import is_conv1d
 from .nn.placing import place, take_hooks
 from .nn.registry import registration_of
@@ -47,6 +47,9 @@ def quantize(
     `activations`, `group_size`, `symmetric`, `optimizer`, `outliers`. A rule with a scheme chooses what it matches, as `include`
     does; it cannot choose what `exclude` leaves out or a given `include` leaves aside. A tied weight follows the rule
     for any of its users; two rules that disagree on one weight are an error.
+
+    `weights` "float16" and "bfloat16" are casts: the layers chosen keep such weights and compute in the input's dtype, while
+    norms and all else stay as they are; a weight beyond float16's 65504 is an error.
 
     Raises ValueError for a pattern or rule that matches nothing and for NaN or infinity in a weight (named, with its
     index); the model is then as it was.
@@ -98,13 +101,15 @@ def _checked(target: Target) -> bool:
     stored: Tensor = weight.T if is_conv1d(module) else weight
     try:
         lo, hi = _native.ranges(stored.cpu().contiguous(), scheme.group_size)
+        storage.check_cast(stored, scheme)
     except _native.NotFinite as bad:
         index = bad.index
         if is_conv1d(module):  # the index of the user's own [in, out] tensor
             n, k = stored.shape
             index = index % k * n + index // k
         full_name = f"{name}.weight" if name else "weight"
-        raise _native.NotFinite(index).named(full_name, weight.shape) from None
+        bad.index = index
+        raise bad.named(full_name, weight.shape) from None
     if scheme.per_channel:
         return False
     scale, _ = _native.qparams(lo, hi, scheme.kind, scheme.symmetric, half=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class QType:
     """What one element is stored as. Integer codes q lie in `[qmin, qmax]`; symmetric quantization leaves qmin out.
 
-    `kind` is its number in the native module and the ops: the bits of an integer, 43 for e4m3fn, 52 for e5m2. `largest` is
+    `kind` is its number in the native module and the ops: the bits of an integer, 43 for e4m3fn, 52 for e5m2 (and for the
+    casts, which need no kernels, 510 for float16 and 87 for bfloat16: exponent and mantissa). `largest` is
     the largest value of a code, which the largest magnitude of a symmetric group becomes.
     """
 
@@ -27,6 +28,11 @@ class QType:
         """The highest code, 2**(bits - 1) - 1."""
         return (1 << (self.bits - 1)) - 1
 
+    @property
+    def is_cast(self) -> bool:
+        """Whether a weight is stored as plain floats of half the width, without scales."""
+        return self.bits == 16
+
     def __repr__(self) -> str:
         return f"rquant.{self.name}"
 
@@ -37,13 +43,16 @@ qint8 = QType("qint8", 8, 8, 127.0)
 qfloat8_e4m3fn = QType("qfloat8_e4m3fn", 8, 43, 448.0, is_floating_point=True)
 qfloat8_e5m2 = QType("qfloat8_e5m2", 8, 52, 57344.0, is_floating_point=True)
 qfloat8 = qfloat8_e4m3fn
+qfloat16 = QType("qfloat16", 16, 510, 65504.0, is_floating_point=True)
+qbfloat16 = QType("qbfloat16", 16, 87, 3.3895313892515355e38, is_floating_point=True)
 
 INTEGERS = (qint2, qint4, qint8)
 FLOATS = (qfloat8_e4m3fn, qfloat8_e5m2)
 WEIGHTS = (*INTEGERS, *FLOATS)
+CASTS = (qfloat16, qbfloat16)
 ACTIVATIONS = (qint8, *FLOATS)
-_BY_NAME = {t.name: t for t in WEIGHTS} | {"qfloat8": qfloat8}
-_BY_KIND = {t.kind: t for t in WEIGHTS}
+_BY_NAME = {t.name: t for t in (*WEIGHTS, *CASTS)} | {"qfloat8": qfloat8}
+_BY_KIND = {t.kind: t for t in (*WEIGHTS, *CASTS)}
 
 
 def qtype_of_kind(kind: int) -> QType:

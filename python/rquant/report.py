@@ -127,6 +127,8 @@ def _numberless(text: str) -> str:
 
 def _stored_bytes(shape: tuple[int, ...], scheme: Scheme, wide: bool) -> int:
     n, k = shape
+    if scheme.qtype.is_cast:
+        return 2 * n * k
     a_scale = 4 if scheme.per_channel or wide else 2
     a_zero = 0 if scheme.symmetric else 1 if scheme.zero_point_dtype == "uint8" else 2
     return n * (-(-k * scheme.bits // 32) * 4 + scheme.groups(k) * (a_scale + a_zero))

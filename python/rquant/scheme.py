@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from .qtypes import QType, qfloat8_e4m3fn, qfloat8_e5m2, qint2, qint4, qint8, qtype_of
+from .qtypes import CASTS, WEIGHTS, QType, qfloat8_e4m3fn, qfloat8_e5m2, qint2, qint4, qint8, qtype_of
 
 PER_CHANNEL = -1
 _DEFAULT_GROUP = {
@@ -59,13 +59,18 @@ class Scheme:
         optimizer: str | Optimizer = "minmax",
     ) -> "Scheme":
         """Fill in the type's defaults: qint8 and float8 symmetric per channel, qint4 affine group 64, qint2 affine group 32.
+        "float16" and "bfloat16" are casts, without scales.
 
         Raises ValueError for an unknown type, for a group size that is neither -1 nor >= 1, for float8 with zero points,
         for an unknown optimizer and for one that moves zero points where there are none or searches integer codes in float8.
         """
-        qtype = qtype_of(weights, "weights")
+        qtype = qtype_of(weights, "weights", (*WEIGHTS, *CASTS))
+        if qtype.is_cast and group_size not in (None, PER_CHANNEL):
+            raise ValueError(
+                f"group_size: expected None for {qtype.name}, which has no scales, got {group_size}"
+            )
         if group_size is None:
-            group_size = _DEFAULT_GROUP[qtype]
+            group_size = _DEFAULT_GROUP.get(qtype, PER_CHANNEL)
         if (
             not isinstance(group_size, int)
             or isinstance(group_size, bool)
@@ -128,6 +133,8 @@ class Scheme:
         return replace(scheme, zero_point_dtype=zeros, optimizer=config.get("optimizer", "minmax"))
 
     def __str__(self) -> str:
+        if self.qtype.is_cast:
+            return self.qtype.name
         kind = "" if self.qtype.is_floating_point else " symmetric" if self.symmetric else " affine"
         size = "per channel" if self.per_channel else f"group {self.group_size}"
         by = "" if self.optimizer == "minmax" else f" {self.to_dict()['optimizer']}"

@@ -3,7 +3,7 @@
 //! Badri and Shaji 2023, "Half-Quadratic Quantization of Large Machine Learning Models",
 //! <https://mobiusml.github.io/hqq_blog/>. The error is split into a sparse part E, the few weights that may be far off, and
 //! a Gaussian one. In turns E is the proximal operator of |e|^p at the error e, `sign(e) · max(|e| − |e|^(p−1) / β, 0)`, and
-//! Z the mean of `q − (W − E) / S`; β grows by κ. Errors are in steps of S here, so that β means the same for all weights.
+//! Z the mean of `q − (W − E) / S`; β grows by κ.
 
 use crate::cpu::{self, lanes::Proximal};
 use crate::error::{Error, Result, area, check_len};
@@ -95,7 +95,8 @@ pub fn half_quadratic(
                 let (loss, mean) = isa.proximal(&steps, zero, rule);
                 (loss, f16::from_f32(mean).to_f32())
             };
-            let mut beta = method.beta;
+            // for errors in steps: |eS| − |eS|^(p−1) / β is S (|e| − |e|^(p−1) / (β S^(2−p)))
+            let mut beta = method.beta * scale.powf(2.0 - method.norm);
             let [mut best, other] = [whole, fraction].map(|zero| (zero, turn(zero, beta)));
             if other.1.0 < best.1.0 {
                 best = other;

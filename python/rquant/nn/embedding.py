@@ -64,6 +64,8 @@ class Rows(PackedWeight):
     def rows(self, ids: Tensor) -> Tensor:
         """Rows `ids` (int64 or int32, any shape) of the frozen weight, in the compute dtype."""
         ids, dtype = ids.long(), self.compute_like.dtype
+        if self.scheme.qtype.is_cast:
+            return nn.functional.embedding(ids, self._buffers[storage.CANONICAL[0]]).to(dtype)  # type: ignore[arg-type]
         if storage.PANELS in self._buffers:
             return _ops.embedding(ids, self._buffers[storage.PANELS], self.embedding_dim, dtype)  # type: ignore[no-any-return]
         codes, scale, zero, *sizes = self.canonical()

@@ -208,6 +208,9 @@ class Linear(PackedWeight, nn.Linear):
             integer = False
             if self.in_features:
                 x = _autograd.round_rows(x, self.activations)  # type: ignore[arg-type]
+        if self.scheme.qtype.is_cast:
+            weight = self.dequantize(x.dtype)
+            return nn.functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
         if storage.PANELS in buffers:
             panels = buffers[storage.PANELS]
             if differentiable:

@@ -176,7 +176,7 @@ class PackedWeight(nn.Module):
 
     def stored_names(self) -> tuple[str, ...]:
         """State dict names of the frozen weight."""
-        return storage.CANONICAL[: 2 if self.scheme.symmetric else 3]
+        return storage.CANONICAL[: 1 if self.scheme.qtype.is_cast else 2 if self.scheme.symmetric else 3]
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -9,7 +9,7 @@ from torch.autograd.graph import increment_version
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import _native, _ops
-from .._native import QMatrix
+from .._native import NotFinite, QMatrix
 from ..optimize import choose
 from ..scheme import Scheme
 
@@ -25,15 +25,58 @@ _converted: WeakIdKeyDictionary = WeakIdKeyDictionary()
 def quantize(weight: Tensor, scheme: Scheme) -> QMatrix:
     """Canonical form of a float weight `[n, k]`, on weight's device; computed on the CPU, so the same everywhere.
 
-    Raises NotFinite for NaN or infinity.
+    Raises NotFinite for NaN or infinity, and for what a cast to float16 would make infinite.
     """
     source = weight.detach().to("cpu").contiguous()
+    if scheme.qtype.is_cast:
+        return cast(source, scheme).map(lambda t: t.to(weight.device))
     return choose(source, scheme).map(lambda t: t.to(weight.device))
+
+
+def cast(weight: Tensor, scheme: Scheme) -> QMatrix:
+    """`weight` rounded to float16 or bfloat16: `codes` is that tensor, and there are no scales."""
+    _native.ranges(weight, -1)
+    rounded = weight.to(dtype_of(scheme))
+    check_cast(weight, scheme)
+    return QMatrix(rounded, None, None, weight.shape[1], scheme.kind, scheme.group_size)
+
+
+def check_cast(weight: Tensor, scheme: Scheme) -> None:
+    """Raise TooLarge for an element of finite `weight` that the scheme's type, where it is a cast, would make infinite."""
+    if scheme.qtype.is_cast:
+        bad = weight.to(dtype_of(scheme)).isinf()
+        if bad.any():
+            at = int(bad.reshape(-1).nonzero()[0])
+            raise TooLarge(at, scheme, weight.reshape(-1)[at].item())
+
+
+class TooLarge(NotFinite):
+    """A finite number at flat index `index` that would be infinite in the scheme's type."""
+
+    def __init__(self, index: int, scheme: Scheme, value: float) -> None:
+        super().__init__(index)
+        self.name, self.value, self.largest = scheme.qtype.name[1:], value, scheme.qtype.largest
+
+    def named(self, name: str, shape: tuple[int, ...]) -> ValueError:
+        """The error for the user: `weight: expected at most 65504 in magnitude for float16, got 70000.0 at [3, 5]`."""
+        at = [int(i) for i in torch.unravel_index(torch.tensor(self.index), shape)]
+        return ValueError(
+            f"{name}: expected at most {self.largest:g} in magnitude for {self.name}, got {self.value} at {at}; "
+            "bfloat16 holds it, or leave this layer float"
+        )
+
+
+def dtype_of(scheme: Scheme) -> torch.dtype:
+    """Torch's dtype of a cast."""
+    return getattr(torch, scheme.qtype.name[1:])  # type: ignore[no-any-return]
 
 
 def empty(shape: tuple[int, int], scheme: Scheme) -> QMatrix:
     """A canonical weight on the meta device: sizes without values."""
     n, k = shape
+    if scheme.qtype.is_cast:
+        floats = torch.empty(shape, dtype=dtype_of(scheme), device="meta")
+        return QMatrix(floats, None, None, k, scheme.kind, scheme.group_size)
     groups = (n, scheme.groups(k))
     codes = torch.empty((n, -(-k * scheme.bits // 32) * 4), dtype=torch.uint8, device="meta")
     scale = torch.empty(groups, dtype=torch.float32 if scheme.per_channel else torch.float16, device="meta")
@@ -45,6 +88,8 @@ def empty(shape: tuple[int, int], scheme: Scheme) -> QMatrix:
 
 def hold(q: QMatrix, device: torch.device, panels: Tensor | None = None) -> Held:
     """What a layer on `device` holds for `q`; `panels` are overwritten if they have the right size."""
+    if q.scale is None:
+        return {CANONICAL[0]: q.codes.to(device, copy=True)}
     if device.type == "cpu":
         packed = _native.pack(q.map(lambda t: t.to(device).contiguous()), panels)
         if panels is not None and packed is panels and not panels.is_inference():
@@ -98,6 +143,8 @@ def dequantize(held: Held, shape: tuple[int, int], scheme: Scheme, dtype: torch.
     """The float weight `[n, k]`."""
     # float64 and the like are not the kernels': exact from float32
     computed = dtype if dtype in (torch.float32, torch.float16, torch.bfloat16) else torch.float32
+    if scheme.qtype.is_cast:
+        return held[CANONICAL[0]].to(dtype)
     if PANELS in held:
         return _ops.dequantize(held[PANELS], *shape, computed).to(dtype)  # type: ignore[no-any-return]
     return _ops.dequantize_canonical(*canonical(held, shape[1], scheme), computed).to(dtype)  # type: ignore[no-any-return]
@@ -155,6 +202,11 @@ def checked(given: Held, prefix: str, shape: tuple[int, int], scheme: Scheme) ->
         if tensor.dtype not in dtypes:
             names = " or ".join(str(dtype) for dtype in sorted(dtypes, key=str))
             raise ValueError(f"{prefix}{name}: expected {names}, got {tensor.dtype}")
+    if scheme.qtype.is_cast:
+        floats = given[CANONICAL[0]]
+        if not floats.is_meta:
+            _check_values(f"{prefix}{CANONICAL[0]}", floats, floats.isfinite(), "finite numbers")
+        return want._replace(codes=floats)
     scale, zero = given["weight_scale"], given.get("weight_zero_point")
     if scheme.qtype.is_floating_point and not scale.is_meta:
         values = given["weight_packed"][:, : shape[1]].view(getattr(torch, scheme.qtype.name[1:])).float()

@@ -185,7 +185,7 @@ fn proximal(steps: &[f32], zero: f32, rule: Proximal) -> (f32, f32) {
         let e = v - (q - zero);
         let size = if e.abs() > 1e-12 { e.abs() } else { 1e-12 };
         let power = power(size, rule.norm);
-        let left = size - power * shrink / size;
+        let left = size - power / size * shrink;
         let sparse = if left > 0.0 { left.copysign(e) } else { 0.0 };
         (power, q - (v - sparse))
     };
