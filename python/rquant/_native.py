@@ -22,7 +22,8 @@ class QMatrix(NamedTuple):
     `codes` uint8 `[rows, row bytes]`, offset 2**(bits - 1), least significant bits first, rows padded to 4 bytes; float8
     bytes as they are.
     `scale` float32 or float16 `[rows, groups]`. `zero_point` of the same shape: None (symmetric), uint8 (offset like
-    the codes) or float16 (plain Z). `group_size` is -1 for one group a row.
+    the codes) or float16 (plain Z). `group_size` is -1 for one group a row. A cast, kinds 510 and 87, has neither scales
+    nor bytes: its `codes` are float16 or bfloat16 `[rows, cols]`.
     """
 
     codes: Array

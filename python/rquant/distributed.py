@@ -120,7 +120,7 @@ class RowwiseLinear(ShardedLinear):
         first = 0 if q.group_size == -1 else rank * groups
         scale = q.scale[:, first : first + groups]
         zero = None if q.zero_point is None else q.zero_point[:, first : first + groups]
-        return QMatrix(codes, scale, zero, k, q.bits, q.group_size)
+        return QMatrix(codes, scale, zero, k, q.kind, q.group_size)
 
     def bias_part(self, bias: Tensor) -> Tensor:
         """All of it."""
@@ -213,7 +213,7 @@ def _part_of(source: Source, name: str, layer: PackedWeight, cols: int) -> Sourc
     tensors = {key: source.get(key) for key in keys}
     if isinstance(layer, ShardedLinear):
         codes, scale, zero = [*tensors.values(), None][:3]
-        whole = QMatrix(codes, scale, zero, cols, layer.scheme.bits, layer.scheme.group_size)  # type: ignore[arg-type]
+        whole = QMatrix(codes, scale, zero, cols, layer.scheme.kind, layer.scheme.group_size)  # type: ignore[arg-type]
         parts = layer.cut(whole, layer.mesh.get_local_rank(), layer.mesh.size())
         tensors = dict(zip(keys, parts, strict=False))
     return replace(source, get=tensors.__getitem__)

@@ -41,11 +41,11 @@ def scales(matrix: Array, scheme: Scheme) -> tuple[Array, Array | None]:
             row, column = i + bad.index // k, bad.index % k
             transposed = matrix.strides[0] < matrix.strides[1]
             raise NotFinite(column * n + row if transposed else row * k + column) from None
-    return _native.qparams(lo, hi, scheme.bits, scheme.symmetric, half=not scheme.per_channel)
+    return _native.qparams(lo, hi, scheme.kind, scheme.symmetric, half=not scheme.per_channel)
 
 
 def codes(matrix: Array, scheme: Scheme, scale: Array, zero: Array | None) -> Iterator[Array]:
     """Canonical bytes, uint8 `[rows, row bytes]`, block after block."""
     for i, j, block in _blocks(matrix):
         z = None if zero is None else zero[i:j]
-        yield _native.encode(block, scale[i:j], z, scheme.bits, scheme.group_size).codes
+        yield _native.encode(block, scale[i:j], z, scheme.kind, scheme.group_size).codes

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..patterns import matches_name, outward
-from ..qtypes import QType, qint8, qtype_of
+from ..qtypes import ACTIVATIONS, QType, qtype_of
 from ..safetensors_header import Spec
 from ..scheme import Scheme
 
@@ -44,10 +44,17 @@ class Wish:
     rules: tuple[tuple[str, Scheme | None], ...] = ()
     transposed: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for scheme in (self.scheme, *(scheme for _, scheme in self.rules)):
+            if scheme is not None and (scheme.qtype.is_cast or scheme.optimizer != "minmax"):
+                raise ValueError(f"weights: expected codes under min-max scales to stream, got {scheme}")
+
     @property
     def activations_name(self) -> str | None:
         """The activations' type by name. Raises ValueError for one that there is not."""
-        return None if self.activations is None else qtype_of(self.activations, "activations", (qint8,)).name
+        return (
+            None if self.activations is None else qtype_of(self.activations, "activations", ACTIVATIONS).name
+        )
 
 
 @dataclass(frozen=True)

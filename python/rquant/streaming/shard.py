@@ -58,7 +58,7 @@ class Shard:
         groups = (n, scheme.groups(k))
         large = scheme.per_channel or name in wide
         specs = (
-            Spec("U8", (n, _rquant.row_bytes(k, scheme.bits))),
+            Spec("U8", (n, _rquant.row_bytes(k, scheme.kind))),
             Spec("F32" if large else "F16", groups),
             Spec("U8", groups),
         )

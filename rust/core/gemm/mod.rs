@@ -132,7 +132,7 @@ fn multiply(
     if let Some(bias) = bias {
         check_len("bias", w.n(), bias.len())?;
     }
-    if arithmetic == Arithmetic::Integer {
+    if !matches!(how, How::Float) {
         only_integers(&w)?;
     }
     if m == 0 || w.n() == 0 {

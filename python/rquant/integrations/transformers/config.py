@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from ...qtypes import QType, qint8, qtype_of
+from ...qtypes import ACTIVATIONS, QType, qint8, qtype_of
 from ...rules import Rules, rules_to_json
 from ...scheme import Scheme
 from ...selection import Patterns
@@ -50,7 +50,7 @@ class RQuantConfig(QuantizationConfigMixin):
         self.quant_method = METHOD
         self.weights = Scheme.resolve(weights, group_size, symmetric).qtype.name
         self.activations = (
-            None if activations is None else qtype_of(activations, "activations", (qint8,)).name
+            None if activations is None else qtype_of(activations, "activations", ACTIVATIONS).name
         )
         self.group_size = group_size
         self.symmetric = symmetric
