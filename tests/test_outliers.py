@@ -102,7 +102,7 @@ def test_a_bad_row_is_nan_and_leaves_the_others_alone(outliers, bad, column):
     assert torch.equal(y[keep], clean[keep])
 
 
-@pytest.mark.parametrize("scheme", [(8, -1, True), (4, 16, False)], ids=str)
+@pytest.mark.parametrize("scheme", [(8, -1, True, "minmax"), (4, 16, False, "minmax")], ids=str)
 @pytest.mark.parametrize("chosen", [(6.0, None), (None, COLUMNS)], ids=str)
 def test_the_reference_is_the_oracle(scheme, chosen):
     w, x, bias = seeded(20, 70), with_outliers(), seeded(20, seed=1)
@@ -189,7 +189,7 @@ def test_gradients_pass_straight_through(outliers):
     codes, scale = reference.quantize_rows(seen)
     seen = codes * scale[:, None]
     seen[:, COLUMNS] = x.detach()[:, COLUMNS]
-    inside = _ops.inside_range(layer.weight, 4, 16, False)
+    inside = _ops.inside_range(layer.weight, 4, 16, False, "minmax")
     if outliers != 6.0:
         inside[:, COLUMNS] = True
     torch.testing.assert_close(layer.weight.grad, upstream.T @ seen * inside)

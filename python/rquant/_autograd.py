@@ -163,7 +163,7 @@ class UnfrozenOutlierLinear(Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        scheme: tuple[int, int, bool],
+        scheme: SchemeArguments,
         threshold: float | None,
         columns: list[int] | None,
     ) -> Tensor:

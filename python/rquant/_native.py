@@ -185,21 +185,8 @@ def encode(x: Array, scale: Array, zero_point: Array | None, kind: int, group_si
     address, dtype, rows, cols = _floats(x, "x")
     codes = _empty(x, (rows, _rquant.row_bytes(cols, kind)), "uint8")
     q = QMatrix(codes, scale, zero_point, cols, kind, group_size)
-    at, _, _, _, group, scale_at, scale_dtype, zero_at, zp_kind = _stored(q)
-    _rquant.encode(
-        address,
-        dtype,
-        rows,
-        cols,
-        kind,
-        group,
-        scale_at,
-        scale_dtype,
-        zero_at,
-        zp_kind,
-        at,
-        get_num_threads(),
-    )
+    at, _, _, _, group, *given = _stored(q)
+    _rquant.encode(address, dtype, rows, cols, kind, group, *given, at, get_num_threads())
     return q
 
 
@@ -219,7 +206,8 @@ def parameters(
         address, dtype, rows, cols = _floats(x, "x")
         at = (_address(lo, "lo"), _address(hi, "hi"))
         group = _group(cols, group_size)
-        _rquant.search(address, dtype, rows, cols, kind, symmetric, group, half, *at, get_num_threads())
+        threads = get_num_threads()
+        half = _rquant.search(address, dtype, rows, cols, kind, symmetric, group, half, *at, threads)
     elif isinstance(range, tuple):
         if len(range) != 2 or not -np.inf < range[0] <= range[1] < np.inf:
             raise ValueError(f"range: expected finite (lo, hi) with lo <= hi, got {range}")

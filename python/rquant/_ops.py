@@ -74,7 +74,7 @@ _define(
 )
 _define(
     "linear_outliers_canonical",
-    f"(Tensor x, {_WEIGHT}, Tensor? bias, int in_features, int bits, int group_size, "
+    f"(Tensor x, {_WEIGHT}, Tensor? bias, int in_features, int kind, int group_size, "
     f"{_OUTLIERS}, Tensor? column_weight) -> Tensor",
     lambda x, codes, *_: x.new_empty((*x.shape[:-1], codes.shape[0])),
     on_cpu=cpu.linear_outliers_canonical,
@@ -82,7 +82,7 @@ _define(
 )
 _define(
     "linear_outliers_unfrozen",
-    f"(Tensor x, Tensor weight, Tensor? bias, int bits, int group_size, bool symmetric, {_OUTLIERS}) -> Tensor",
+    f"(Tensor x, Tensor weight, Tensor? bias, {_SCHEME}, {_OUTLIERS}) -> Tensor",
     lambda x, weight, *_: x.new_empty((*x.shape[:-1], weight.shape[0])),
     on_cpu=cpu.linear_outliers_unfrozen,
     elsewhere=reference.linear_outliers_unfrozen,

@@ -75,8 +75,11 @@ def search(
     lo: int,
     hi: int,
     threads: int,
-) -> None:
-    """Shrink the ranges that `ranges` wrote to `lo` and `hi` to those of the least squared error. `half` as for `qparams`."""
+) -> bool:
+    """Shrink the ranges that `ranges` wrote to `lo` and `hi` to those of the least squared error.
+
+    `half` as for `qparams`; returns what is then to be said to that.
+    """
 
 def half_quadratic(
     x: int,

@@ -271,6 +271,7 @@ pub fn quantize(
     let count = area(rows, cols.div_ceil(group_size))?;
     let (mut lo, mut hi) = (vec![0f32; count], vec![0f32; count]);
     ranges(x, rows, cols, group_size, &mut lo, &mut hi, executor)?;
+    let mut wants_half = scheme.group_size.is_some();
     match scheme.range {
         RangeRule::MinMax => {}
         RangeRule::AbsMax => {
@@ -280,13 +281,12 @@ pub fn quantize(
             }
         }
         RangeRule::LeastSquares => {
-            let half = scheme.group_size.is_some();
-            search(x, rows, cols, scheme.qtype, scheme.symmetric, group_size, half, &mut lo, &mut hi, executor)?;
+            let (qtype, symmetric) = (scheme.qtype, scheme.symmetric);
+            wants_half = search(x, rows, cols, qtype, symmetric, group_size, wants_half, &mut lo, &mut hi, executor)?;
         }
     }
     let mut scales = lo.clone();
     let mut zeros = vec![0u8; if scheme.symmetric { 0 } else { count }];
-    let wants_half = scheme.group_size.is_some();
     let half = qparams(&lo, &hi, scheme.qtype, scheme.symmetric, wants_half, &mut scales, &mut zeros)?;
     let mut codes = vec![0u8; rows * row_bytes(cols, scheme.qtype)];
     let z = if scheme.symmetric { ZeroPoints::None } else { ZeroPoints::U8(&zeros) };

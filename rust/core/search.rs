@@ -12,15 +12,15 @@ use crate::quantize::{CHUNK, half_of, scale_of, split};
 
 /// The smallest part of the whole range that is tried.
 const LEAST: f32 = 0.2;
-/// A candidate must be better by this much, which is more than the rounding of the sums that are compared: what is
-/// chosen is then truly no worse than the whole range.
+/// A candidate must be better by this much: less is rounding in the sums that are compared.
 const MARGIN: f64 = 1e-4;
 
 /// Shrink the ranges `lo` and `hi` (`[rows, groups]`, as [`crate::ranges`] finds them) of `x` (`[rows, cols]`) to those of the
 /// least squared error among parts of 1 to 0.2: both ends together, and unless symmetric then each end by itself.
 ///
 /// The error is that of the scale as it will be stored, float16 with `half` as in [`crate::qparams`], and of the integer
-/// zero point that follows. No group's error grows.
+/// zero point that follows. No group's error grows. Returns whether float16 holds every scale, as it then must, so that
+/// the scales are to be stored as they were compared.
 ///
 /// # Errors
 /// [`Error::Mismatch`] for lengths.
@@ -35,7 +35,7 @@ pub fn search(
     lo: &mut [f32],
     hi: &mut [f32],
     executor: &dyn Executor,
-) -> Result<()> {
+) -> Result<bool> {
     let isa = cpu::active()?;
     check_len("x", area(rows, cols)?, x.len())?;
     if group_size == 0 {
@@ -48,7 +48,7 @@ pub fn search(
     check_len("lo", rows * groups, lo.len())?;
     check_len("hi", rows * groups, hi.len())?;
     if rows * groups == 0 {
-        return Ok(());
+        return Ok(half);
     }
     let half = half && lo.iter().zip(&*hi).all(|(lo, hi)| half_of(scale_of(*lo, *hi, qtype, symmetric)).is_some());
     let levels = Levels { qmin: qtype.qmin(), qmax: qtype.qmax(), symmetric, half };
@@ -62,14 +62,14 @@ pub fn search(
             let (row, first) = (task * per_task + i / groups, i % groups * group_size);
             let start = row * cols + first;
             let x = x.widen(start..start + group_size.min(cols - first), &mut scratch);
-            (lo[i], hi[i]) = least(isa, x, levels, (lo[i], hi[i]));
+            (lo[i], hi[i]) = least(isa, x, qtype, levels, (lo[i], hi[i]));
         }
     });
-    Ok(())
+    Ok(half)
 }
 
 /// The best of the ranges around `(lo, hi)` for the group `x`.
-fn least(isa: &Isa, x: &[f32], levels: Levels, (lo, hi): (f32, f32)) -> (f32, f32) {
+fn least(isa: &Isa, x: &[f32], qtype: QuantType, levels: Levels, (lo, hi): (f32, f32)) -> (f32, f32) {
     let parts: [f32; TRIED] = std::array::from_fn(|i| 1.0 - (1.0 - LEAST) * i as f32 / (TRIED - 1) as f32);
     let mut best = ((lo, hi), f64::INFINITY);
     let mut grid = |shrink_lo: bool, shrink_hi: bool| {
@@ -94,7 +94,23 @@ fn least(isa: &Isa, x: &[f32], levels: Levels, (lo, hi): (f32, f32)) -> (f32, f3
         grid(true, false);
         grid(false, true);
     }
-    best.0
+    // errors far below a step are mostly rounding in those sums
+    if error(x, qtype, levels, best.0) <= error(x, qtype, levels, (lo, hi)) { best.0 } else { (lo, hi) }
+}
+
+/// `Σ (x − dequantized)²` in float64, every step as quantizing and dequantizing take it.
+fn error(x: &[f32], qtype: QuantType, levels: Levels, (lo, hi): (f32, f32)) -> f64 {
+    let scale = scale_of(lo, hi, qtype, levels.symmetric);
+    let scale = if levels.half { half_of(scale).unwrap_or(f32::NAN) } else { scale };
+    let (qmin, qmax) = (f64::from(levels.qmin), f64::from(levels.qmax));
+    let z = if levels.symmetric { 0.0 } else { (qmin - f64::from(lo.min(0.0)) / f64::from(scale)).round_ties_even() };
+    let z = z.clamp(qmin, qmax) as f32;
+    let least = levels.qmin as f32 + f32::from(u8::from(levels.symmetric)) - z;
+    let one = |x: &f32| {
+        let q = (x / scale).max(least).min(levels.qmax as f32 - z).round_ties_even();
+        (f64::from(*x) - f64::from(q * scale)).powi(2)
+    };
+    x.iter().map(one).sum()
 }
 
 #[cfg(test)]
@@ -106,7 +122,7 @@ mod tests {
     use crate::{FloatsMut, dequantize, quantize};
     use proptest::prelude::*;
 
-    fn error(x: &[f32], rows: usize, cols: usize, scheme: &Scheme) -> Vec<f64> {
+    fn errors(x: &[f32], rows: usize, cols: usize, scheme: &Scheme) -> Vec<f64> {
         let q = quantize(Floats::F32(x), rows, cols, scheme, &Serial).unwrap();
         let mut back = vec![0f32; x.len()];
         dequantize(&q.view().unwrap(), FloatsMut::F32(&mut back), &Serial).unwrap();
@@ -131,7 +147,7 @@ mod tests {
             let whole = Scheme { qtype: QuantType::INTEGERS[bits], symmetric, group_size: Some(group), range: RangeRule::MinMax };
             let least = Scheme { range: RangeRule::LeastSquares, ..whole };
             each_isa(|isa| {
-                for (whole, least) in error(&x, 3, cols, &whole).iter().zip(error(&x, 3, cols, &least)) {
+                for (whole, least) in errors(&x, 3, cols, &whole).iter().zip(errors(&x, 3, cols, &least)) {
                     assert!(least <= *whole, "{}: {least} > {whole}", isa.name);
                 }
             });
@@ -144,7 +160,7 @@ mod tests {
         x[5] = 2.0;
         let scheme = Scheme::affine(QuantType::Int2, 64);
         let [whole, least] =
-            [RangeRule::MinMax, RangeRule::LeastSquares].map(|range| error(&x, 1, 64, &Scheme { range, ..scheme })[0]);
+            [RangeRule::MinMax, RangeRule::LeastSquares].map(|range| errors(&x, 1, 64, &Scheme { range, ..scheme })[0]);
         assert!(least < 0.8 * whole, "{least} against {whole}");
     }
 }

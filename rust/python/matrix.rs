@@ -62,7 +62,7 @@ pub(crate) fn search(
     lo: usize,
     hi: usize,
     threads: usize,
-) -> PyResult<()> {
+) -> PyResult<bool> {
     let (qtype, count) = (qtype(kind)?, area(rows, groups(cols, group_size)?)?);
     let x = floats("x", x, dtype, area(rows, cols)?)?;
     let (lo, hi) = (slice_mut("lo", lo, count)?, slice_mut("hi", hi, count)?);

@@ -92,14 +92,14 @@ def linear_outliers_canonical(
     zero_point: Tensor | None,
     bias: Tensor | None,
     in_features: int,
-    bits: int,
+    kind: int,
     group_size: int,
     threshold: float | None,
     columns: list[int] | None,
     column_weight: Tensor | None,
 ) -> Tensor:
     """`linear_outliers` on a canonical weight: packs it for this one call."""
-    panels = _native.pack(QMatrix(codes, scale, zero_point, in_features, bits, group_size))
+    panels = _native.pack(QMatrix(codes, scale, zero_point, in_features, kind, group_size))
     return linear_outliers(x, panels, bias, in_features, codes.shape[0], threshold, columns, column_weight)
 
 
@@ -107,14 +107,15 @@ def linear_outliers_unfrozen(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    bits: int,
+    kind: int,
     group_size: int,
     symmetric: bool,
+    optimizer: str,
     threshold: float | None,
     columns: list[int] | None,
 ) -> Tensor:
     """Quantize the float weight and multiply; given columns take theirs from it as they are."""
-    panels = _native.pack(_quantized(weight, bits, group_size, symmetric))
+    panels = _native.pack(_quantized(weight, kind, group_size, symmetric, optimizer))
     kept = None if columns is None else weight[:, columns]
     return linear_outliers(x, panels, bias, weight.shape[1], weight.shape[0], threshold, columns, kept)
 

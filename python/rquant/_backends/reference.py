@@ -204,7 +204,7 @@ def linear_outliers_canonical(
     zero_point: Tensor | None,
     bias: Tensor | None,
     in_features: int,
-    bits: int,
+    kind: int,
     group_size: int,
     threshold: float | None,
     columns: list[int] | None,
@@ -217,11 +217,11 @@ def linear_outliers_canonical(
         columns = outlier_columns(rows, threshold or torch.inf)
     if column_weight is None:
         column_weight = dequantize_canonical(
-            codes, scale, zero_point, in_features, bits, group_size, torch.float32
+            codes, scale, zero_point, in_features, kind, group_size, torch.float32
         )[:, columns]
     taken, rest = rows[:, columns].double(), rows.clone()
     rest[:, columns] = torch.where(rest[:, columns].isfinite(), 0, rest[:, columns])
-    out = _integer_product(rest, QMatrix(codes, scale, zero_point, in_features, bits, group_size), None)
+    out = _integer_product(rest, QMatrix(codes, scale, zero_point, in_features, kind, group_size), None)
     out = out + taken @ column_weight.double().T
     out = torch.where(rows.isfinite().all(-1, keepdim=True), out, torch.nan)
     if bias is not None:
@@ -233,17 +233,18 @@ def linear_outliers_unfrozen(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    bits: int,
+    kind: int,
     group_size: int,
     symmetric: bool,
+    optimizer: str,
     threshold: float | None,
     columns: list[int] | None,
 ) -> Tensor:
     """Quantize the weight `[n, k]` anew and multiply; given columns take theirs from it as they are."""
-    codes, scale, zero, k, *_ = quantize(weight, bits, group_size, symmetric)
+    codes, scale, zero, k, *_ = _chosen(weight, kind, group_size, symmetric, optimizer)
     kept = None if columns is None else weight[:, columns]
     return linear_outliers_canonical(
-        x, codes, scale, zero, bias, k, bits, group_size, threshold, columns, kept
+        x, codes, scale, zero, bias, k, kind, group_size, threshold, columns, kept
     )
 
 

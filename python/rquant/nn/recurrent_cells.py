@@ -91,7 +91,7 @@ class Recurrent(Container):
                     activations,
                     group_size,
                     symmetric,
-                    outliers,
+                    outliers=outliers,
                 )
             except ValueError as error:
                 raise ValueError(f"{name}.{error}") from None

@@ -131,6 +131,8 @@ def canonical(held: Held, cols: int, scheme: Scheme) -> QMatrix:
 def canonical_like(held: Held, shape: tuple[int, int], scheme: Scheme) -> QMatrix:
     """`canonical` on the meta device: sizes and dtypes, nothing unpacked."""
     q = empty(shape, scheme)
+    if scheme.qtype.is_cast:
+        return q
     wide = (
         _native.has_wide_scales(held[PANELS])
         if PANELS in held

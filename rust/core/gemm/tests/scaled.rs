@@ -18,7 +18,7 @@ fn codes(x: &[f32], scale: f32) -> Vec<i8> {
 fn given_scales_keep_the_definition() {
     let (serial, pool) = executors();
     let mut noise = Noise(21);
-    for qtype in QuantType::ALL {
+    for qtype in QuantType::INTEGERS {
         for (m, n, k, group) in [(1, 17, 40, 40), (7, 65, 100, 12), (13, 33, 129, 7), (50, 80, 96, 32), (90, 3, 40, 40)]
         {
             let w = Weight::new(n, k, group, qtype, 1, &mut noise);
