@@ -186,7 +186,7 @@ def encode(x: Array, scale: Array, zero_point: Array | None, kind: int, group_si
     codes = _empty(x, (rows, _rquant.row_bytes(cols, kind)), "uint8")
     q = QMatrix(codes, scale, zero_point, cols, kind, group_size)
     at, _, _, _, group, *given = _stored(q)
-    _rquant.encode(address, dtype, rows, cols, kind, group, *given, at, get_num_threads())
+    _rquant.encode(address, dtype, rows, cols, kind, group, *given, at, get_num_threads())  # type: ignore[call-arg]
     return q
 
 
