@@ -1,0 +1,1 @@
+"""Other libraries' calls on rquant: change the import, keep the code."""
