@@ -184,12 +184,12 @@ class Linear(PackedWeight, nn.Linear):
                 missing_keys.append(key)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *args)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x @ weight.T + bias`."""
+    def forward(self, input: Tensor) -> Tensor:
+        """`input @ weight.T + bias`; the argument has `nn.Linear`'s name, by which callers may give it."""
         parameters = self._parameters
         # `self.bias` is slow; but FSDP may have taken the parameter out of the dict and put a tensor in its place
         bias = parameters["bias"] if "bias" in parameters else self.bias  # noqa: SIM401
-        return self.multiply(x, bias)
+        return self.multiply(input, bias)
 
     def multiply(self, x: Tensor, bias: Tensor | None, scale: Tensor | None = None) -> Tensor:
         """`x @ weight.T + bias` with any bias, and of a frozen layer by ready-made activation scales if there are any.
