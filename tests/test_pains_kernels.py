@@ -1,0 +1,188 @@
+"""Complaints of other quantizers' users about kernels: speed, exactness, installation, memory (docs/defects-and-pains.md)."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import rquant
+from rquant import _rquant
+from rquant.compat.torch_ao import quantize_dynamic
+
+
+def least_seconds(calls, rounds=15):
+    """The shortest time of each call, taken in turns, so that what else the machine does falls on all of them alike."""
+    least = [float("inf")] * len(calls)
+    for _ in range(rounds):
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            least[i] = min(least[i], time.perf_counter() - start)
+    return least
+
+
+@pytest.mark.skipif(_rquant.isa() == "portable", reason="the portable kernels are for correctness")
+@pytest.mark.parametrize("rows", [1, 64])
+@pytest.mark.parametrize("weights", ["int8", "int4", "int2"])
+def test_pain_01_integers_are_not_slower_than_float(weights, rows, set_num_threads):
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    set_num_threads(1)
+    try:
+        linear, x = nn.Linear(1024, 2048), torch.randn(rows, 1024)
+        layer = rquant.Linear.from_float(linear, weights, "int8")
+        with torch.no_grad():
+            ours, floats = least_seconds([lambda: layer(x), lambda: linear(x)])
+    finally:
+        torch.set_num_threads(torch_threads)
+    assert ours < floats
+
+
+def test_pain_02_int8_layers_in_eager_mode_by_the_call_that_torch_deprecates():
+    """Beside torch's own, which warns that it will be removed: same arguments, one native call a layer."""
+    model, x = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 64)).eval(), torch.randn(32, 256)
+    ours = quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    with torch.no_grad():
+        want = model(x)
+        assert (ours(x) - want).norm() <= (theirs(x) - want).norm()
+
+
+EXTREMES = """
+import numpy as np
+from rquant import _native
+rng = np.random.default_rng(0)
+for bits, m, (n, k) in [(b, m, s) for b in (8, 4, 2) for m in (1, 2, 70) for s in ((3, 7), (65, 640))]:
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    a = rng.choice(np.array([-128, -127, 127], np.int8), (m, k))
+    w = rng.choice(np.array([low, high], np.int8), (n, k))
+    q = _native.QMatrix(_native.pack_codes(w, bits), np.ones((n, 1), np.float32), None, k, bits, -1)
+    assert (_native.gemm_i32(a, _native.pack(q), n) == a.astype(np.int64) @ w.T.astype(np.int64)).all()
+"""
+
+
+def test_pain_03_extreme_operands_never_saturate(isa):
+    """All +-127 and -128, where `vpmaddubsw` alone would saturate in 16 bits; one row too."""
+    isa(EXTREMES)
+
+
+def test_pain_04_nothing_is_compiled_at_first_use():
+    started, watching = [], [True]
+    sys.addaudithook(
+        lambda event, args: (
+            watching[0]
+            and event in ("subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", "os.fork")
+            and started.append(event)
+        )
+    )
+    for weights in ("int8", "int4", "int2"):
+        rquant.Linear.from_float(nn.Linear(70, 30), weights, "int8")(torch.randn(3, 70))
+    watching[0] = False
+    assert not started
+
+
+WITHOUT = """
+import sys
+sys.modules["torch"] = None
+import numpy as np, rquant.numpy as rq
+q = rq.quantize(np.eye(64, dtype=np.float32))
+print(rq.linear(np.ones((1, 64), np.float32), q, activations="int8").sum())
+maps = open("/proc/self/maps").read() if sys.platform == "linux" else ""
+assert not any(name in maps for name in ("libtorch", "libc10", "libcuda", "libcudart", "libgomp")), maps
+"""
+
+
+def test_pain_05_no_library_of_torch_or_cuda_is_needed():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == 64.0
+
+
+def test_pain_08_a_loud_token_costs_the_others_nothing():
+    """Scales of activations are a token's own: one a tensor would round all others to nothing."""
+    layer, x = rquant.Linear.from_float(nn.Linear(64, 64), "int8", "int8"), torch.randn(16, 64)
+    loud = x.clone()
+    loud[3] *= 10_000
+    others = torch.arange(16) != 3
+    assert torch.equal(layer(loud)[others], layer(x)[others])
+    codes = (loud / (loud.abs().max() / 127)).round()
+    assert not codes[others].any()
+
+
+def test_pain_13_no_overflow_and_no_nan():
+    """Zero, denormal, enormous and constant groups, float16 inputs whose products pass 65504; a NaN is named or stays a row."""
+    linear, x = nn.Linear(64, 6, bias=False), torch.randn(4, 64)
+    with torch.no_grad():
+        linear.weight[0], linear.weight[1], linear.weight[2] = 0.0, 1e-40, 7.5
+        linear.weight[3] *= 1e30
+        linear.weight[4] *= 1e-30
+    for weights in ("int8", "int4", "int2"):
+        for activations in (None, "int8"):
+            layer = rquant.Linear.from_float(linear, weights, activations)
+            assert layer(x).isfinite().all()
+            assert layer(torch.zeros(1, 64)).tolist() == [[0.0] * 6]
+            x_nan = x.clone()
+            x_nan[2, 5] = torch.nan
+            got = layer(x_nan)
+            assert got[2].isnan().all()
+            assert torch.equal(got[[0, 1, 3]], layer(x)[[0, 1, 3]])
+    half, loud = rquant.Linear.from_float(nn.Linear(1024, 4), "int8", "int8"), torch.full((1, 1024), 4000.0)
+    assert torch.equal(half(loud.half()), half(loud).half())
+    linear.weight.data[5, 3] = torch.inf
+    with pytest.raises(ValueError, match=r"weight: .*\[5, 3\]"):
+        rquant.Linear.from_float(linear)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="RssAnon is Linux's")
+def test_pain_16_loading_takes_what_is_packed_and_one_tensor(tmp_path):
+    """Memory while a file is loaded, sampled all along."""
+
+    def anonymous():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
+
+    def build():
+        return nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(12)))
+
+    model = build()
+    rquant.quantize(model, "int8")
+    rquant.freeze(model)
+    rquant.save(model, tmp_path / "m.safetensors")
+    with torch.device("meta"):
+        bare = build()
+    peak, done, before = [0], threading.Event(), anonymous()
+
+    def watch():
+        while not done.wait(0.0005):
+            peak[0] = max(peak[0], anonymous() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    rquant.load(tmp_path / "m.safetensors", bare)
+    done.set()
+    watcher.join()
+    packed = sum(layer.held["_panels"].nbytes for layer in bare)
+    assert packed < 13 * 2**20
+    assert peak[0] <= 1.1 * packed + 4 * 2**20  # float32 would be 48 MiB
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("activations", [None, "int8"])
+def test_pain_23_every_float_is_read_as_it_is(dtype, activations):
+    """No cast to float16 and no warning: the output has the input's dtype and no more error than its rounding."""
+    layer, x = rquant.Linear.from_float(nn.Linear(128, 64), "int8", activations), torch.randn(8, 128)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = layer(x.to(dtype))
+    assert got.dtype == dtype
+    want = layer(x.to(dtype).float())
+    tolerance = 2 * torch.finfo(dtype).eps * want.abs().max().item()
+    torch.testing.assert_close(got.float(), want, rtol=0, atol=tolerance)
