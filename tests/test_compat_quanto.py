@@ -195,7 +195,7 @@ def test_compiled_and_traced_models_return_plain_tensors(digits):
     freeze(model.eval())
     want = model(data).dequantize()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    traced = torch.jit.trace(model, data, check_trace=False)
+    traced = torch.jit.trace(model, data)
     for fast in (compiled, traced):
         output = fast(data)
         assert type(output) is torch.Tensor
