@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from ...nn import PackedWeight
-from ...qtypes import QType, qint8, qtype_of
+from ...qtypes import INTEGERS, QType, qint8, qtype_of
 
 
 class Calibration:
@@ -48,7 +48,7 @@ def absmax_scale(base: Tensor, qtype: QType | str = qint8, axis: int | None = No
 
     Raises ValueError for a type that is not of integers.
     """
-    qmax = qtype_of(qtype, "qtype").qmax
+    qmax = qtype_of(qtype, "qtype", INTEGERS).qmax
     if axis is None:
         return base.abs().max() / qmax
     others = [dim for dim in range(base.dim()) if dim != axis % base.dim()]
