@@ -249,6 +249,22 @@ def test_calibration_changes_nothing_and_says_when_it_saw_nothing(digits):
             Calibration(momentum=momentum)
 
 
+def test_a_language_model_is_quantized_saved_and_reloaded(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model, ids = (
+        transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=64, **sizes)),
+        torch.ones(1, 4).long(),
+    )
+    qmodel = quanto.QuantizedModelForCausalLM.quantize(model.eval(), weights="qint4", exclude="lm_head")
+    assert isinstance(qmodel.model.layers[0].mlp.up_proj, quanto.QLinear)
+    assert type(qmodel.lm_head) is nn.Linear
+    qmodel.save_pretrained(tmp_path)
+    again = quanto.QuantizedModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(again(ids).logits, qmodel(ids).logits)
+    assert torch.equal(again.generate(ids, max_new_tokens=3), qmodel.generate(ids, max_new_tokens=3))
+
+
 def test_absmax_scale():
     x = torch.tensor([[1.0, -254.0], [0.5, 127.0]])
     assert quanto.absmax_scale(x) == 2.0

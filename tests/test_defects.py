@@ -182,14 +182,13 @@ def test_defect_b13_a_transformers_model_with_activations_is_saved(tmp_path):
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = transformers.OPTConfig(vocab_size=64, word_embed_proj_dim=32, **sizes)
-    model, ids = transformers.OPTForCausalLM(config).eval(), torch.arange(12)[None]
-    rquant.quantize(model, "int8", "int8")
-    rquant.freeze(model)
-    rquant.save(model, tmp_path / "m.safetensors")
-    with torch.device("meta"):
-        bare = transformers.OPTForCausalLM(config).eval()
-    rquant.load(tmp_path / "m.safetensors", bare)
-    assert torch.equal(bare(ids).logits, model(ids).logits)
+    transformers.OPTForCausalLM(config).save_pretrained(tmp_path / "float")
+    wanted, ids = rquant.RQuantConfig(weights="int8", activations="int8"), torch.arange(12)[None]
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    model = load(tmp_path / "float", quantization_config=wanted)
+    assert model.model.decoder.layers[0].fc1.activations is rquant.qint8
+    model.save_pretrained(tmp_path / "quantized")
+    assert torch.equal(load(tmp_path / "quantized")(ids).logits, model(ids).logits)
 
 
 def test_defect_b14_two_bits_are_kept_up(tmp_path):

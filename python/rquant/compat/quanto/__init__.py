@@ -21,6 +21,7 @@ from ...serialize import quantization_map
 from ...tensor import QTensor
 from .calibrate import Calibration, absmax_scale
 from .optimizers import AbsmaxOptimizer, MaxOptimizer
+from .pretrained import QuantizedModelForCausalLM, QuantizedTransformersModel
 from .quantize import quantize, quantize_module, requantize
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "QLinear",
     "QModuleMixin",
     "QTensor",
+    "QuantizedModelForCausalLM",
+    "QuantizedTransformersModel",
     "absmax_scale",
     "freeze",
     "qfloat8",
@@ -58,9 +61,7 @@ INSTEAD = {
     "QConv2d": "convolutions stay float, and the report of rquant.quantize says so",
     "QLayerNorm": "normalizations stay float: they are a small part of a model, and need the precision",
     "QuantizedDiffusersModel": _MODEL,
-    "QuantizedModelForCausalLM": _MODEL,
     "QuantizedPixArtTransformer2DModel": _MODEL,
-    "QuantizedTransformersModel": _MODEL,
     "SymmetricOptimizer": _OPTIMIZER,
     "WeightQBitsTensor": _TENSOR,
     "WeightQBytesTensor": _TENSOR,
