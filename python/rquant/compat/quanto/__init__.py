@@ -5,6 +5,9 @@ Quantize, calibrate, train, freeze, save and requantize run as written for quant
 - A name in `include` or `exclude` that matches nothing is an error; so is `requantize` with a tensor missing.
 - int4 and int2 have groups of 64 and 32 along the input, whatever its size.
 - Activations get a scale for each token when they arrive, so that `Calibration` has nothing to record.
+- `QLinear` is `rquant.Linear`; `quantize_module(linear, ...)` is what `QLinear.from_module` was.
+- A model returns plain float tensors, or, where gradients are on, ones with a `dequantize()` that they pass. A compiled
+  model's are plain: leave `.dequantize()` out there.
 - State dicts and quantization maps are rquant's own; quanto's files are not read.
 
 A name of quanto's that has no meaning here says, when imported, what to use instead.
@@ -20,9 +23,9 @@ from ...qtypes import qfloat8, qfloat8_e4m3fn, qfloat8_e5m2, qint2, qint4, qint8
 from ...serialize import quantization_map
 from ...tensor import QTensor
 from .calibrate import Calibration, absmax_scale
+from .model import quantize, quantize_module, requantize
 from .optimizers import AbsmaxOptimizer, MaxOptimizer
 from .pretrained import QuantizedModelForCausalLM, QuantizedTransformersModel
-from .quantize import quantize, quantize_module, requantize
 
 __all__ = [
     "AbsmaxOptimizer",

@@ -8,7 +8,7 @@ from torch import nn
 from ...model import freeze
 from ...qtypes import QType
 from ...selection import Patterns
-from .quantize import quantize
+from .model import quantize
 
 
 class QuantizedTransformersModel:
