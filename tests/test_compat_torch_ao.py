@@ -13,7 +13,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     ao = pytest.importorskip("torch.ao.quantization")
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:torch.quantize_per_tensor:UserWarning"
+)
 
 
 class Model(nn.Module):
@@ -64,6 +66,38 @@ def test_chooses_what_torch_chooses_with_no_more_error(spec):
         error_of_theirs, error = ((other(x) - want).norm() for other in (theirs, ours))
     assert 0 < error <= error_of_theirs
     assert nn.functional.cosine_similarity(ours(x).flatten(), want.flatten(), 0) > 0.999
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm, self.gru = nn.LSTM(32, 48, 2, bidirectional=True), nn.GRU(96, 16)
+        self.cell, self.out = nn.LSTMCell(16, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x, _ = self.lstm(x)
+        x, _ = self.gru(x)
+        return self.out(self.cell(x[-1])[0])
+
+
+@pytest.mark.parametrize(
+    ("spec", "parts"),
+    [
+        (None, {"lstm", "gru", "cell", "out"}),
+        ({nn.LSTM}, {"lstm"}),
+        ({nn.LSTM: QCONFIG, "gru": QCONFIG}, {"lstm", "gru"}),
+    ],
+    ids=["default", "type", "both"],
+)
+def test_recurrent_layers(spec, parts):
+    model, x = Recurrent().eval(), torch.randn(9, 64, 32)
+    theirs, ours = ao.quantize_dynamic(model, spec), quantize_dynamic(model, spec)
+    assert {name.partition(".")[0] for name in chosen(ours)} == parts
+    with torch.no_grad():
+        want = model(x)
+        error_of_theirs, error = ((other(x) - want).norm() for other in (theirs, ours))
+    assert 0 < error <= error_of_theirs
 
 
 def test_attribute_qconfig_of_a_module_is_stronger():

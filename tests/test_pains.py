@@ -49,7 +49,7 @@ def test_pain_07_activations_are_good_without_calibration(loudness):
     assert cosine(model(x * loudness), want) > 0.999
 
 
-def test_pain_09_embeddings_conv1d_and_attention_are_quantized():
+def test_pain_09_embeddings_conv1d_attention_and_recurrent_layers_are_quantized():
     """GPT-2 is HF Conv1D and embeddings but for its head."""
     transformers = pytest.importorskip("transformers")
     ends = {"bos_token_id": 0, "eos_token_id": 0}
@@ -59,6 +59,8 @@ def test_pain_09_embeddings_conv1d_and_attention_are_quantized():
             "gpt2": transformers.GPT2LMHeadModel(config),
             "bag": nn.EmbeddingBag(64, 64),
             "attention": nn.MultiheadAttention(64, 4),
+            "lstm": nn.LSTM(64, 64),
+            "gru": nn.GRUCell(64, 64),
         }
     )
     report = rquant.quantize(model, "int8", include="*")
