@@ -216,6 +216,15 @@ def test_the_arguments_of_quantize(digits):
             quantize(model, **arguments)
 
 
+def test_the_optimizers():
+    weight, errors = torch.randn(16, 128), []
+    for optimizer in (None, quanto.MaxOptimizer(), quanto.HqqOptimizer(lp_norm=0.9, iters=30)):
+        made = quanto.quantize_module(nn.Linear(128, 16), "qint2", optimizer=optimizer)
+        made.weight.data = weight
+        errors.append((made.dequantize() - weight).abs().pow(0.9).sum().item())
+    assert errors[0] == errors[1] > errors[2]
+
+
 def test_requantize_tells_a_map_of_quantos():
     with pytest.raises(ValueError, match=r"quantization_map: .*quanto's own are not read"):
         requantize(nn.Linear(2, 2), {}, {"": {"weights": "qint8", "activations": "none"}})

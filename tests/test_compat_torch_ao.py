@@ -143,6 +143,16 @@ def test_embeddings(dtype, layer):
     assert 0 < error <= 1.03 * error_of_theirs  # ours has integer zero points, so that 0.0 comes back exactly
 
 
+def test_float16_weights():
+    model, x = Model().eval(), torch.randn(8, 64)
+    theirs, ours = (
+        call(model, {nn.Linear}, torch.float16) for call in (ao.quantize_dynamic, quantize_dynamic)
+    )
+    assert str(ours.head.scheme) == "qfloat16"
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-2, atol=1e-3)
+
+
 def test_a_tied_weight_stays_shared():
     model = nn.ModuleDict({"embed": nn.Embedding(40, 64), "head": nn.Linear(64, 40, bias=False)})
     model.head.weight = model.embed.weight
@@ -171,7 +181,10 @@ def test_a_type_that_torch_leaves_float_may_be_named():
         ({"qconfig_spec": nn.Linear}, "qconfig_spec: expected a set"),
         ({"qconfig_spec": {3}}, "qconfig_spec: expected module types and names, got 3"),
         ({"qconfig_spec": {nn.Linear: "int8"}}, "qconfig_spec.*expected a QConfig or None, got 'int8'"),
-        ({"qconfig_spec": {"head": ao.float16_dynamic_qconfig}}, r"weight\(\).dtype: .*torch.float16"),
+        (
+            {"qconfig_spec": {"head": ao.float16_static_qconfig._replace(weight=lambda: torch.zeros(1))}},
+            r"weight\(\).dtype: .*torch.float32",
+        ),
         ({"dtype": torch.int32}, "dtype: expected one of torch.qint8, .*got torch.int32"),
         ({"mapping": {nn.Linear: nn.Linear}}, "mapping: expected None"),
     ],

@@ -16,6 +16,7 @@ _LAYERS = {nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.RNNCell, nn.GRUCell}
 # what torch's dtype is here, and the types that torch quantizes so
 _SCHEMES: dict[torch.dtype, tuple[dict[str, Any], set[type[nn.Module]]]] = {
     torch.qint8: ({"weights": "int8", "activations": "int8"}, _LAYERS),
+    torch.float16: ({"weights": "float16"}, _LAYERS),
     torch.quint8: ({"weights": "int8", "symmetric": False}, {nn.Embedding, nn.EmbeddingBag}),
     torch.quint4x2: ({"weights": "int4", "group_size": -1}, {nn.EmbeddingBag}),
 }
@@ -32,8 +33,8 @@ def quantize_dynamic(
     """A copy of the model, or the model itself, with its layers frozen to integers and in eval mode.
 
     `torch.qint8`: int8 weights per output channel, inputs as int8 per token, exact int32 products; by default Linear,
-    LSTM, GRU and the cells. `torch.quint8`: Embedding and EmbeddingBag in affine int8 rows; `torch.quint4x2`:
-    EmbeddingBag in int4.
+    LSTM, GRU and the cells. `torch.float16`: their weights cast. `torch.quint8`: Embedding and EmbeddingBag in affine
+    int8 rows; `torch.quint4x2`: EmbeddingBag in int4.
 
     `qconfig_spec` is a set of types and module names, or a dict from these to QConfigs, of which the weight's dtype
     counts, or None for float; a module's name is stronger than its type, an attribute `qconfig` stronger than both, and

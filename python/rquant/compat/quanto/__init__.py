@@ -24,12 +24,13 @@ from ...serialize import quantization_map
 from ...tensor import QTensor
 from .calibrate import Calibration, absmax_scale
 from .model import quantize, quantize_module, requantize
-from .optimizers import AbsmaxOptimizer, MaxOptimizer
+from .optimizers import AbsmaxOptimizer, HqqOptimizer, MaxOptimizer
 from .pretrained import QuantizedModelForCausalLM, QuantizedTransformersModel
 
 __all__ = [
     "AbsmaxOptimizer",
     "Calibration",
+    "HqqOptimizer",
     "MaxOptimizer",
     "QLinear",
     "QModuleMixin",
@@ -57,7 +58,6 @@ _MODEL = "quantize, freeze and rquant.save(model, path); rquant.load(path, model
 INSTEAD = {
     "ActivationQBytesTensor": "between layers activations are plain float tensors",
     "AffineOptimizer": _OPTIMIZER,
-    "HqqOptimizer": _OPTIMIZER,
     "Optimizer": _OPTIMIZER,
     "QBitsTensor": _TENSOR,
     "QBytesTensor": _TENSOR,
