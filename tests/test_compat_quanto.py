@@ -91,6 +91,21 @@ def test_the_six_steps(digits, kept_as, tmp_path):
     assert torch.equal(new_model.shift, model.shift)
 
 
+@pytest.mark.parametrize("activations", [None, "qint8", "qfloat8"])
+@pytest.mark.parametrize("weights", ["qint2", "qint4", "qint8", "qfloat8", "qfloat8_e5m2"])
+def test_every_pair_of_types_trains_and_comes_back(digits, weights, activations):
+    model, ((data, target), *_) = digits
+    quantize(model, weights=weights, activations=activations)
+    F.nll_loss(model(data).dequantize(), target).backward()
+    assert model.body[0].weight.grad.abs().sum() > 0
+    freeze(model)
+    with torch.device("meta"):
+        new_model = Digits()
+    qmap = json.loads(json.dumps(quantization_map(model)))
+    requantize(new_model, model.state_dict(), qmap, device=torch.device("cpu"))
+    assert torch.equal(new_model(data), model(data))
+
+
 def test_an_output_s_gradients_are_those_without_dequantize(digits):
     model, batches = digits
     data, target = batches[0]

@@ -15,7 +15,7 @@ from ...qtypes import INTEGERS, QType, qint8, qtype_of
 class Calibration:
     """A context in which a quantized model sees samples: `with Calibration(momentum=0.9): model(samples)`.
 
-    Nothing is recorded, and the model computes the same afterwards: `activations=qint8` takes each token's scale from
+    Nothing is recorded, and the model computes the same afterwards: quantized activations take each token's scale from
     the token itself, which is finer than any recorded range and needs no samples. `momentum` and `debug` therefore
     change nothing; nor does `streamline`, since outputs are never quantized. Warns if no quantized layer ran inside.
 
