@@ -106,6 +106,17 @@ PYTHON = {
         "table",
         "viz",
     },
+    "compat": {
+        "integrations",
+        "model",
+        "nn",
+        "optimize",
+        "qtypes",
+        "report",
+        "selection",
+        "serialize",
+        "tensor",
+    },
     "__main__": {"cli"},
 }
 
