@@ -34,6 +34,8 @@ GOALS = [
     ("int8-float", "rquant-int8", 64, 0.85, 1.0),
     ("int8-float", "rquant-int8", 512, 0.85, 1.0),
     ("int4-float", "rquant-int4-g64", 512, 0.85, 1.0),
+    ("int4-float", "rquant-int4-g64-bf16", 1, 0.80, 1.0),
+    ("int4-float", "rquant-int4-g64-bf16", 512, 0.85, 1.0),
 ]
 
 

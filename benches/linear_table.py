@@ -6,7 +6,7 @@
 A ratio over 1 is in rquant's favour. "peer" is the fastest of the same bits, arithmetic and group size, or, where none
 has that group size, of any (`*`); "any group" is the fastest of all. A scheme fed float32 has peers fed float32; one fed
 bfloat16 (`-bf16`) has all of them. With limits, `{"vnni_gops": {"1": .., "2": ..},
-"fma_gflops": {..}, "read_gbps": {..}}`, a column says what part of the time a call takes is max(bytes / bandwidth,
+"fma_gflops": {..}, "bf16_gflops": {..}, "read_gbps": {..}}`, a column says what part of the time a call takes is max(bytes / bandwidth,
 operations / peak); bytes count where weights come from memory.
 """
 
@@ -61,7 +61,8 @@ def fastest(arms: list[dict]) -> dict | None:
 def limit_us(cell: dict, arm: dict, limits: dict) -> float:
     """Microseconds below which this machine cannot do it."""
     threads, integer = str(cell["threads"]), cell["kind"].endswith("integer")
-    peak = limits["vnni_gops" if integer else "fma_gflops"][threads]
+    brain = dtype(arm) == "bfloat16" and "bf16_gflops" in limits
+    peak = limits["vnni_gops" if integer else "bf16_gflops" if brain else "fma_gflops"][threads]
     operations = 2 * cell["m"] * cell["n"] * cell["k"] / peak
     read = arm["bytes"] / limits["read_gbps"][threads] if cell["weights"] == "cold" else 0
     return max(operations, read) / 1e3
@@ -122,10 +123,11 @@ def below(rows: list[Row], title: str, value) -> str:
 
 
 def means(rows: list[Row]) -> str:
-    """Geometric means by class and m."""
+    """Geometric means by class, input and m."""
     sums = defaultdict(list)
     for row in rows:
-        sums[row.cell["kind"], row.cell["m"]].append(row)
+        kind = row.cell["kind"] + " bf16" * row.name.endswith("-bf16")
+        sums[kind, row.cell["m"]].append(row)
     kinds, sizes = (sorted({key[i] for key in sums}) for i in (0, 1))
     lines = ["| class | " + " | ".join(f"m {m}" for m in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
     for kind in kinds:

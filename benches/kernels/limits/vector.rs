@@ -30,6 +30,8 @@ enum Elements {
     /// 16 bits, two to a lane.
     Words,
     Floats,
+    /// bfloat16, two to a lane.
+    Brains,
 }
 
 struct Loop {
@@ -149,6 +151,16 @@ accumulate!(
     "vfmadd231ps ymm\\i, ymm15, ymm14"
 );
 
+accumulate!(
+    dpbf16_zmm,
+    "avx512f,avx512bf16",
+    "zmm",
+    "0,1,2,3,4,5,6,7,8,9,10,11,16,17,18,19,20,21,22,23,24,25,26,27",
+    "vmovdqu64",
+    "vpxord",
+    "vdpbf16ps zmm\\i, zmm15, zmm14"
+);
+
 fn avx2() -> bool {
     is_x86_feature_detected!("avx2")
 }
@@ -169,6 +181,8 @@ const LOOPS: &[Loop] = &[
         elements: Elements::Floats, accumulators: 24, width: 64, run: fma_zmm },
     Loop { key: "fma_ymm_gflops", what: "GFLOPS: vfmadd231ps ymm", present: || avx2() && is_x86_feature_detected!("fma"),
         elements: Elements::Floats, accumulators: 12, width: 32, run: fma_ymm },
+    Loop { key: "bf16_gflops", what: "GFLOPS: vdpbf16ps zmm", present: || is_x86_feature_detected!("avx512bf16"),
+        elements: Elements::Brains, accumulators: 24, width: 64, run: dpbf16_zmm },
 ];
 
 /// Every loop that this CPU has the instructions for.
@@ -177,7 +191,7 @@ pub fn probes() -> impl Iterator<Item = Probe> {
         let operands = operands(it.elements);
         let per_lane = match it.elements {
             Elements::Bytes(repeats) => 4 * repeats,
-            Elements::Words => 2,
+            Elements::Words | Elements::Brains => 2,
             Elements::Floats => 1,
         };
         // a multiplication and an addition each
@@ -198,11 +212,17 @@ pub fn probes() -> impl Iterator<Item = Probe> {
 }
 
 /// Numbers that differ from lane to lane and overflow nothing on the way: bytes of 0..16 by -127..=127, or 1.0 and 2.0
-/// by 1.0.
+/// by 1.0, in bfloat16 both in each lane.
 fn operands(elements: Elements) -> Operands {
     let (mut a, mut b) = ([0; VECTOR], [0; VECTOR]);
     for i in 0..VECTOR {
         (a[i], b[i]) = ((i * 7 % 16) as u8, ((i * 29 % 255) as i32 - 127) as u8);
+    }
+    if let Elements::Brains = elements {
+        let upper = |v: f32| ((v.to_bits() >> 16) as u16).to_le_bytes();
+        for (i, (a, b)) in a.as_chunks_mut().0.iter_mut().zip(b.as_chunks_mut().0).enumerate() {
+            (*a, *b) = (upper(1.0 + (i % 2) as f32), upper(1.0));
+        }
     }
     if let Elements::Floats = elements {
         for (i, (a, b)) in a.as_chunks_mut().0.iter_mut().zip(b.as_chunks_mut().0).enumerate() {
@@ -222,9 +242,10 @@ fn check(it: &Loop, operands: &Operands, sums: &Sums) {
             }
             Elements::Words => words(a).iter().zip(words(b)).map(|(a, b)| a * b).sum(),
             Elements::Floats => (f32::from_le_bytes(*a) * f32::from_le_bytes(*b)) as i64,
+            Elements::Brains => 3, // 1.0 and 2.0 by 1.0
         };
         let expected = match it.elements {
-            Elements::Floats => ((ROUNDS as i64 * product) as f32).to_le_bytes(),
+            Elements::Floats | Elements::Brains => ((ROUNDS as i64 * product) as f32).to_le_bytes(),
             _ => ((ROUNDS as i64 * product) as i32).to_le_bytes(), // modulo 2^32
         };
         for sum in &sums.0[..it.accumulators] {

@@ -48,7 +48,7 @@ const VNNI: Isa = Isa {
             grouped: Some([integer::grouped::<2>, integer::grouped::<8>]),
             unpack: integer::unpack::<2>,
             dot: float::dot::<2>,
-            dot_rows: 16,
+            dot_rows: 12,
         },
         Microkernel {
             name: "qs8_q4w_gemm_6x64c4__avx512vnni",
@@ -60,7 +60,7 @@ const VNNI: Isa = Isa {
             grouped: Some([integer::grouped::<4>, integer::grouped::<8>]),
             unpack: integer::unpack::<4>,
             dot: float::dot::<4>,
-            dot_rows: 16,
+            dot_rows: 12,
         },
         Microkernel {
             name: "qs8_q8w_gemm_6x64c4__avx512vnni",
