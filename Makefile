@@ -69,7 +69,7 @@ test-python: $(VENV)/.native  ## Python tests (TEST="tests/test_x.py -k name" fo
 	$(PY) -m pytest $(TEST)
 
 test-transformers: $(VENV)/.native $(OLDER)/.deps  ## the transformers tests with an older one (TRANSFORMERS=4.57), in a venv of its own
-	$(OLDER)/bin/python -m pytest tests/test_transformers_*.py $(TEST)
+	$(OLDER)/bin/python -m pytest tests/test_transformers_*.py 'tests/test_docs.py::test_what_the_page_shows_is_so[transformers]' $(TEST)
 
 lint: $(VENV)/.native  ## rustfmt, clippy, ruff, mypy, and the stub against the module
 	@if cargo fmt --version >/dev/null 2>&1; then set -x; cargo fmt --all --check; else echo "no cargo fmt: skipped"; fi

@@ -1,11 +1,9 @@
 """Loaded models at work: nothing float left, generate, adapters, pipelines, memory while loading."""
 
 import copy
-import re
 import subprocess
 import sys
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
@@ -112,18 +110,6 @@ def test_lora(architecture, tmp_path):
     torch.testing.assert_close(architecture.run(again), after)
     with pytest.raises(TypeError, match="a frozen weight is read-only"):
         again.merge_and_unload()
-
-
-def test_the_guide_runs(tmp_path, monkeypatch, capsys):
-    guide = Path(__file__).resolve().parent.parent / "docs/transformers.md"
-    monkeypatch.chdir(tmp_path)
-    code = "\n".join(re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL))
-    names = {}
-    exec(compile(code, guide.name, "exec"), names)
-    assert "x smaller" in capsys.readouterr().out
-    assert type(names["mixed"].lm_head) is torch.nn.Linear
-    assert names["mixed"].model.layers[0].mlp.down_proj.scheme.bits == 8
-    assert names["mixed"].model.embed_tokens.scheme.bits == 8
 
 
 def test_pipeline(tmp_path):
