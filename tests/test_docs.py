@@ -31,7 +31,7 @@ NEEDS = {
     "transformers.md": ["transformers"],
 }
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)#]*)(?:#([^)]*))?\)")
 DOTTED = re.compile(r"\brquant(?:\.[A-Za-z_]\w*)+")
 
 
@@ -44,7 +44,9 @@ def run_sh(code):
         else:
             assert command == "torchrun", f"{line}: not run by this test"
             torchrun = [sys.executable, "-m", "torch.distributed.run", *arguments]
-            print(subprocess.run(torchrun, capture_output=True, text=True, check=True).stdout, end="")
+            done = subprocess.run(torchrun, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, f"{line}:\n{done.stderr}"
+            print(done.stdout, end="")
 
 
 def run_python(code, where, names):
@@ -76,15 +78,24 @@ def test_what_the_page_shows_is_so(page, tmp_path, monkeypatch, set_num_threads)
         printed = said.getvalue()
 
 
+def anchors(page):
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
 def test_links_lead_somewhere(page):
-    for link in LINK.findall(page.read_text(encoding="utf-8")):
-        assert link.startswith("https://") or (page.parent / link).exists(), link
+    for link, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        if not link.startswith("https://"):
+            target = page.parent / link if link else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
 
 
 def test_the_index_has_every_page():
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
-    assert {page.name for page in PAGES} - {"README.md"} <= set(LINK.findall(index))
+    assert {page.name for page in PAGES} - {"README.md"} <= {link for link, _ in LINK.findall(index)}
 
 
 def everything_written():
