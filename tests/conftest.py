@@ -46,6 +46,19 @@ def forget_compiled() -> Iterator[None]:
 
 
 @pytest.fixture
+def transformers_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """`caplog` with transformers' warnings, whatever the process has done to its logging before."""
+    from transformers.utils import logging
+
+    verbosity, propagates = logging.get_verbosity(), logging.get_logger("transformers").propagate
+    logging.set_verbosity_warning()
+    logging.enable_propagation()
+    yield caplog
+    logging.set_verbosity(verbosity)
+    logging.get_logger("transformers").propagate = propagates
+
+
+@pytest.fixture
 def set_num_threads() -> Iterator[Callable[[int], None]]:
     """`rquant.set_num_threads`, undone after the test."""
     import rquant

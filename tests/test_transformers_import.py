@@ -49,16 +49,15 @@ def test_a_saved_model_loads_in_either_order_of_imports(imports, directory):
     assert out == "rquant.nn.linear True\n"
 
 
-def test_without_rquant_transformers_warns(directory, monkeypatch, caplog):
+def test_without_rquant_transformers_warns(directory, monkeypatch, transformers_log):
     from transformers.quantizers import auto
 
     monkeypatch.delitem(auto.AUTO_QUANTIZER_MAPPING, "rquant")
     monkeypatch.delitem(auto.AUTO_QUANTIZATION_CONFIG_MAPPING, "rquant")
-    transformers.utils.logging.enable_propagation()
     model = CAUSAL.from_pretrained(directory)
     assert type(model.lm_head) is torch.nn.Linear
-    assert "Unknown quantization type, got rquant" in caplog.text
-    assert "lm_head.weight" in caplog.text  # among what is missing
+    assert "Unknown quantization type, got rquant" in transformers_log.text
+    assert "lm_head.weight" in transformers_log.text  # among what is missing
 
 
 def test_importing_rquant_imports_nothing_large():

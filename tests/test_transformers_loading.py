@@ -69,12 +69,11 @@ def test_rules_are_kept_as_json(tmp_path):
     assert torch.equal(LLAMA.run(CAUSAL.from_pretrained(tmp_path / "q")), LLAMA.run(model))
 
 
-def test_the_report_tells_what_happened_and_large_floats_are_told_loudly(tmp_path, caplog):
+def test_the_report_tells_what_happened_and_large_floats_are_told_loudly(tmp_path, transformers_log):
     path = saved(LLAMA.build(), tmp_path)
-    transformers.utils.logging.enable_propagation()
     model = load(path, weights="int4")
     assert {row.name for row in model.hf_quantizer.report.quantized} == packed(model)
-    assert "model.embed_tokens (Embedding): 24,576 bytes" in caplog.text
+    assert "model.embed_tokens (Embedding): 24,576 bytes" in transformers_log.text
 
 
 @pytest.mark.parametrize("both", ["first", "equal", "different"])

@@ -1,9 +1,9 @@
 """all-MiniLM-L6-v2: sentences in, unit vectors of 384 numbers out. 22.7 million weights, float32."""
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import AutoTokenizer, BertModel
+from transformers.utils import logging
 
 from . import package_dir
 
@@ -29,9 +29,14 @@ def _folder():
 
 def load() -> tuple[MiniLM, "Tokenize"]:
     """The float model in eval mode and its tokenizer."""
-    transformers.logging.set_verbosity_error()  # it reports the pooling layer, unused here
-    transformers.logging.disable_progress_bar()
-    bert = BertModel.from_pretrained(_folder(), add_pooling_layer=False, dtype=torch.float32)
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        bert = BertModel.from_pretrained(_folder(), dtype=torch.float32)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    bert.pooler = None  # unused here; loaded without it, transformers would report its weights
     return MiniLM(bert).eval(), Tokenize()
 
 
