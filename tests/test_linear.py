@@ -243,7 +243,12 @@ def test_unfrozen_embedding_trains():
     [
         (lambda: rquant.Linear.from_float(nn.Conv2d(1, 1, 1)), TypeError, "linear: .*Conv2d"),
         (lambda: rquant.Linear.from_float(nn.Linear(2, 2), "int5"), ValueError, "weights: .*'int5'"),
-        (lambda: rquant.Linear.from_float(nn.Linear(2, 2), "float8"), ValueError, "weights: .*'float8'"),
+        (lambda: rquant.Linear.from_float(nn.Linear(2, 2), "float4"), ValueError, "weights: .*'float4'"),
+        (
+            lambda: rquant.Linear.from_float(nn.Linear(2, 2), "float8", symmetric=False),
+            ValueError,
+            "symmetric: .*qfloat8_e4m3fn",
+        ),
         (
             lambda: rquant.Linear.from_float(nn.Linear(2, 2), "int8", "int4"),
             ValueError,
