@@ -15,7 +15,7 @@ from safetensors import safe_open  # noqa: E402
 
 from rquant.nn import PackedWeight  # noqa: E402
 
-LEAST_COSINE = {"int8": 0.99, "int4": 0.9, "int2": 0.0}
+LEAST_COSINE = {"int8": 0.99, "int4": 0.9, "int2": 0.0, "float8": 0.99}
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
