@@ -64,6 +64,61 @@ def test_a_missing_tensor_is_named(directory, part):
         CAUSAL.from_pretrained(directory)
 
 
+def renamed(directory, old, new):
+    """Rename tensors in the file and layers in the configuration."""
+
+    def edit(tensors):
+        for name in list(tensors):
+            tensors[name.replace(old, new)] = tensors.pop(name)
+
+    change(directory, edit)
+    config = json.loads((directory / "config.json").read_text())["quantization_config"]
+    layers = [
+        {**entry, "names": [n.replace(old, new) for n in entry["names"]]} for entry in config["layers"]
+    ]
+    change_config(directory, layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("layers.0.mlp.up_proj", "layers.0.mlp.upward"), ("lm_head", "head"), ("model.layers", "decoder.layers")],
+)
+def test_packed_tensors_that_the_model_has_no_layer_for_are_named(directory, old, new):
+    renamed(directory, old, new)
+    with pytest.raises(ValueError, match=rf"{new}.*\.weight_packed.*: packed in the checkpoint, but Llama"):
+        CAUSAL.from_pretrained(directory)
+
+
+def test_packed_tensors_that_the_configuration_does_not_list_are_named(directory):
+    config = json.loads((directory / "config.json").read_text())["quantization_config"]
+    layers = [{**entry, "names": [n for n in entry["names"] if n != LAYER]} for entry in config["layers"]]
+    change_config(directory, layers=layers)
+    with pytest.raises(ValueError, match=rf"{LAYER}\.weight_packed, {LAYER}\.weight_scale.*: packed in the"):
+        CAUSAL.from_pretrained(directory)
+
+
+def test_a_head_that_another_class_lacks_is_passed_over_and_a_body_is_not(directory):
+    auto = transformers.AutoModelForSequenceClassification
+    assert isinstance(auto.from_pretrained(directory).score, torch.nn.Linear)
+    assert not hasattr(transformers.AutoModel.from_pretrained(directory), "lm_head")
+    renamed(directory, "0.mlp.up_proj", "0.mlp.upward")
+    for other in (auto, transformers.AutoModel):
+        with pytest.raises(ValueError, match=r"layers\.0\.mlp\.upward\.weight_packed"):
+            other.from_pretrained(directory)
+
+
+def test_missing_float_columns_of_outliers_are_named(directory, tmp_path):
+    model = LLAMA.build()
+    rquant.quantize(model, "int8", "int8", outliers=1.0)
+    with rquant.record_outliers(model):
+        LLAMA.run(model)
+    rquant.freeze(model)
+    rquant.integrations.transformers.attach(model).save_pretrained(tmp_path / "o")
+    change(tmp_path / "o", lambda tensors: tensors.pop(f"{LAYER}.outlier_weight"))
+    with pytest.raises(ValueError, match=rf"{LAYER}\.outlier_weight: missing from the checkpoint"):
+        CAUSAL.from_pretrained(tmp_path / "o")
+
+
 def test_a_missing_bias_is_named(tmp_path):
     opt = ARCHITECTURES["opt"]
     opt.build().save_pretrained(tmp_path)

@@ -12,7 +12,7 @@ from ...model import freeze
 from ...modelmap import join
 from ...nn import PackedWeight, storage
 from ...nn.placing import place
-from . import layers, skeleton
+from . import layers, skeleton, unclaimed
 from .config import METHOD, RQuantConfig
 from .containers import Pending
 from .restore import dequantize_layers, keep_packed_names
@@ -36,6 +36,7 @@ class RQuantHfQuantizer(HfQuantizer):
         self._transposed: set[str] = set()
         self._pending: dict[str, Pending] = {}
         self._missing: set[str] = set()
+        self._unexpected: set[str] = set()
         self._dtype = torch.float32
         self._dtypes: dict[str, torch.dtype] = {}
         self._first_error: ValueError | None = None
@@ -80,6 +81,8 @@ class RQuantHfQuantizer(HfQuantizer):
             }
             skeleton.rebuild_skeleton(model, self.quantization_config, self._dtype)
             self._set_ties_aside(model)
+            if hasattr(HfQuantizer, "get_quantize_ops"):
+                unclaimed.watch(model, self._unexpected.update)
         else:
             self.report, self._pending = skeleton.quantize_skeleton(model, self.quantization_config)
         return model
@@ -149,6 +152,11 @@ class RQuantHfQuantizer(HfQuantizer):
         self._missing = set(missing_keys) - self._repeated_keys()
         return sorted(self._missing)
 
+    def update_unexpected_keys(self, model: nn.Module, unexpected_keys: list[str]) -> list[str]:
+        """4.57: what the model has no place for."""
+        self._unexpected.update(unexpected_keys)
+        return unexpected_keys
+
     def update_expected_keys(
         self, model: nn.Module, expected_keys: list[str], loaded_keys: list[str]
     ) -> list[str]:
@@ -173,6 +181,7 @@ class RQuantHfQuantizer(HfQuantizer):
         found = skeleton.packed_layers(model)
         if self.pre_quantized:
             self._refuse_missing(found)
+            unclaimed.refuse(model, self._unexpected)
             for name, layer in found.items():
                 if layer.held:
                     layers.pack(name, layer)
@@ -190,10 +199,15 @@ class RQuantHfQuantizer(HfQuantizer):
 
     def _refuse_missing(self, found: dict[str, PackedWeight]) -> None:
         for name, layer in found.items():
-            tensors = {**layer.held, "bias": layer._parameters.get("bias")}
+            tensors = {
+                **layer.held,
+                "bias": layer._parameters.get("bias"),
+                "outlier_weight": layer._buffers.get("outlier_weight"),
+            }
             for part, tensor in tensors.items():
                 full = join(name, part)
-                if tensor is None or (part == "bias" and not hasattr(HfQuantizer, "get_quantize_ops")):
+                packed = part in storage.CANONICAL
+                if tensor is None or not (packed or hasattr(HfQuantizer, "get_quantize_ops")):
                     lost = full in self._missing
                 else:
                     lost = not getattr(tensor, "_is_hf_initialized", False)
