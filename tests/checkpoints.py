@@ -10,6 +10,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from rquant.scheme import Scheme
+from rquant.streaming import Wish
+
 SHARDS = 3
 
 
@@ -33,6 +36,11 @@ def small():
         "steps": torch.tensor(7),
         "nothing.weight": torch.zeros(0, 4),
     }
+
+
+def wish(weights="int4", group_size=None, symmetric=None, optimizer="minmax", **options):
+    """For `quantize_checkpoint`, by what a scheme is made of."""
+    return Wish(Scheme.resolve(weights, group_size, symmetric, optimizer), **options)
 
 
 def save_shards(folder: Path, shards):

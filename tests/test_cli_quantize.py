@@ -64,6 +64,33 @@ def test_every_argument_reaches_the_file(source, out, capsys):
     }
 
 
+def test_optimizers_float8_and_casts(source, out, capsys):
+    arguments = ["--weights", "float8_e5m2", "--activations", "float8_e4m3fn", "--quiet"]
+    arguments += [
+        "--rule",
+        "body.0.up=int2:16:hqq",
+        "--rule",
+        "body.0.down=float16",
+        "--rule",
+        "gate=int4:mse",
+    ]
+    assert cli.main(["quantize", source, out, *arguments]) == 0
+    layers = {layer["name"]: layer for layer in told(out, capsys)["layers"]}
+    assert {n: (v["weights"], v["group_size"], v.get("optimizer")) for n, v in layers.items()} == {
+        "body.0.up": ("qint2", 16, "hqq"),
+        "body.0.down": ("qfloat16", -1, None),
+        "gate": ("qint4", 64, "mse"),
+        "body.1.up": ("qfloat8_e5m2", -1, None),
+        "body.1.zero": ("qfloat8_e5m2", -1, None),
+    }
+    assert {layer["activations"] for layer in layers.values()} == {"qfloat8_e4m3fn"}
+    other = f"{out}.hqq"
+    assert cli.main(["quantize", source, other, "--weights", "int4", "--optimizer", "hqq", "--quiet"]) == 0
+    assert {layer["optimizer"] for layer in told(other, capsys)["layers"]} == {"hqq"}
+    assert cli.main(["quantize", source, f"{out}.bad", "--optimizer", "hqq"]) == 1
+    assert "optimizer: expected symmetric=False for 'hqq'" in capsys.readouterr().err
+
+
 def test_include_and_transposed(source, out, capsys):
     command = [
         "quantize",
@@ -101,8 +128,9 @@ def test_no_torch_is_needed(source, out):
         (["--group-size", "many"], "argument --group-size: expected -1"),
         (["--symmetric", "--affine"], "not allowed with argument"),
         (["--rule", "lm_head"], "argument --rule: expected GLOB=SCHEME, got 'lm_head'"),
-        (["--rule", "lm_head=int4:x"], "argument --rule: expected float, or int8"),
-        (["--rule", "lm_head=int3"], "argument --rule: expected float, or int8"),
+        (["--rule", "lm_head=int4:x"], "argument --rule: expected float, or a type"),
+        (["--optimizer", "best"], "argument --optimizer: invalid choice"),
+        (["--rule", "lm_head=int3"], "argument --rule: expected float, or a type"),
         (["--activations", "int4"], "argument --activations: invalid choice"),
     ],
 )

@@ -61,3 +61,22 @@ def test_transformers_loads_the_directory(name, include, shard, tmp_path):
         assert torch.equal(loaded(ids).logits, model(ids).logits)
         skeleton = transformers.AutoModelForCausalLM.from_config(config).eval()
         assert torch.equal(rquant.load(tmp_path / "out", skeleton)(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"weights": "int4", "optimizer": "hqq"}, {"weights": "int2", "optimizer": "mse"}, {"weights": "float8"},
+     {"weights": "bfloat16"}],
+    ids=lambda how: "-".join(how.values()),
+)  # fmt: skip
+def test_every_kind_of_weight_is_what_quantizing_on_load_gives(how, tmp_path):
+    config = transformers.AutoConfig.for_model("llama", **CONFIGS["llama"])
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "in")
+    quantize_checkpoint(tmp_path / "in", tmp_path / "out", Wish(Scheme.resolve(**how)))
+    ids = torch.arange(12)[None]
+    wanted = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "in", quantization_config=rquant.RQuantConfig(**how)
+    )
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(loaded(ids).logits, wanted(ids).logits)
+    assert loaded.lm_head.scheme == wanted.lm_head.scheme

@@ -73,15 +73,17 @@ def renamed(directory, old, new):
 
     change(directory, edit)
     config = json.loads((directory / "config.json").read_text())["quantization_config"]
-    layers = [
-        {**entry, "names": [n.replace(old, new) for n in entry["names"]]} for entry in config["layers"]
-    ]
+    layers = [{**entry, "names": [n.replace(old, new) for n in entry["names"]]} for entry in config["layers"]]
     change_config(directory, layers=layers)
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("layers.0.mlp.up_proj", "layers.0.mlp.upward"), ("lm_head", "head"), ("model.layers", "decoder.layers")],
+    [
+        ("layers.0.mlp.up_proj", "layers.0.mlp.upward"),
+        ("lm_head", "head"),
+        ("model.layers", "decoder.layers"),
+    ],
 )
 def test_packed_tensors_that_the_model_has_no_layer_for_are_named(directory, old, new):
     renamed(directory, old, new)

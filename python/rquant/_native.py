@@ -190,6 +190,12 @@ def encode(x: Array, scale: Array, zero_point: Array | None, kind: int, group_si
     return q
 
 
+def search(x: Array, kind: int, symmetric: bool, group_size: int, half: bool, lo: Array, hi: Array) -> bool:
+    """Shrink ranges of `x` to those of the least squared error; whether they are of float16 scales, if `half`."""
+    floats, at, threads = _floats(x, "x"), (_address(lo, "lo"), _address(hi, "hi")), get_num_threads()
+    return _rquant.search(*floats, kind, symmetric, _group(floats[3], group_size), half, *at, threads)
+
+
 def parameters(
     x: Array, kind: int, group_size: int, symmetric: bool, range: Range = "minmax"
 ) -> tuple[Array, Array | None]:
@@ -203,11 +209,7 @@ def parameters(
         hi[...] = _maximum(-lo, hi)
         lo[...] = -hi
     elif range == "mse":
-        address, dtype, rows, cols = _floats(x, "x")
-        at = (_address(lo, "lo"), _address(hi, "hi"))
-        group = _group(cols, group_size)
-        threads = get_num_threads()
-        half = _rquant.search(address, dtype, rows, cols, kind, symmetric, group, half, *at, threads)
+        half = search(x, kind, symmetric, group_size, half, lo, hi)
     elif isinstance(range, tuple):
         if len(range) != 2 or not -np.inf < range[0] <= range[1] < np.inf:
             raise ValueError(f"range: expected finite (lo, hi) with lo <= hi, got {range}")

@@ -21,6 +21,8 @@ OPTIMIZERS: dict[str, ZeroPointDtype] = {
     "hqq": "float16",
 }
 """The optimizers that have a name, and the zero points that they make."""
+HALF_QUADRATIC = 0.7, 10.0, 1.01, 20
+"""What "hqq" minimizes and how: norm, beta, kappa, iterations."""
 
 if TYPE_CHECKING:
     from ._native import Array, QMatrix

@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from ..scheme import Scheme
+from ..qtypes import ACTIVATIONS, CASTS, WEIGHTS
+from ..scheme import OPTIMIZERS, Scheme
 from ..streaming import Summary, Wish, quantize_checkpoint
 
 _DESCRIPTION = """Quantize the weights of a safetensors file, or of a Hugging Face directory with its config and tokenizer.
@@ -13,7 +14,12 @@ command goes on after an interruption.
 
 Without the model, names and shapes tell what a weight is: every float matrix called *.weight. Left float unless
 --include or --rule names them are embeddings (embed_tokens, wte, word_embeddings, ...), and unless --rule does, routers
-(gate, router) and, in a directory, what transformers fuses or renames while it loads (experts.0.w1, embed_out)."""
+(gate, router) and, in a directory, what transformers fuses or renames while it loads (experts.0.w1, embed_out).
+
+Outliers in the input are for rquant.quantize: their columns are found while a model runs."""
+
+_WEIGHTS = (*(t.name[1:] for t in (*WEIGHTS, *CASTS)), "float8")
+_TYPES = f"one of {', '.join(_WEIGHTS)} (e4m3fn); default: int8"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,8 +32,18 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("input", metavar="IN", help="a .safetensors file or a directory that holds them")
     parser.add_argument("output", metavar="OUT", help="a file or directory, as IN is; must not exist")
-    parser.add_argument("--weights", default="int8", choices=("int8", "int4", "int2"), help="default: int8")
-    parser.add_argument("--activations", choices=("int8",), help="integer arithmetic; default: weight-only")
+    parser.add_argument("--weights", default="int8", choices=_WEIGHTS, metavar="TYPE", help=_TYPES)
+    parser.add_argument(
+        "--activations",
+        choices=tuple(t.name[1:] for t in ACTIVATIONS),
+        help="int8: integer arithmetic; default: weight-only",
+    )
+    parser.add_argument(
+        "--optimizer",
+        choices=tuple(OPTIMIZERS),
+        default="minmax",
+        help="who chooses the scales, as in rquant.quantize (minmax); mse and hqq take longer, hqq needs zero points",
+    )
     parser.add_argument(
         "--group-size",
         type=_group_size,
@@ -50,7 +66,7 @@ def add_parser(subparsers: Any) -> None:
         action="append",
         default=[],
         metavar="GLOB=SCHEME",
-        help="another scheme for some; the first rule that matches holds: 'lm_head=int8', '*.down_proj=int4:32:symmetric', "
+        help="another scheme for some; the first rule that matches holds: 'lm_head=int8', '*.down_proj=int4:32:hqq', "
         "'*.gate=float'",
     )
     parser.add_argument(
@@ -82,19 +98,21 @@ def _scheme(text: str) -> Scheme:
         for option in options:
             if option in ("symmetric", "affine"):
                 arguments["symmetric"] = option == "symmetric"
+            elif option in OPTIMIZERS:
+                arguments["optimizer"] = option
             else:
                 arguments["group_size"] = int(option)
         return Scheme.resolve(weights, **arguments)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"expected float, or int8, int4 or int2 with :GROUP_SIZE, :symmetric or :affine after it, got {text!r}"
+            f"expected float, or a type with :GROUP_SIZE, :symmetric, :affine or :OPTIMIZER after it, got {text!r}"
         ) from None
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and say what was done."""
     wish = Wish(
-        Scheme.resolve(args.weights, args.group_size, args.symmetric),
+        Scheme.resolve(args.weights, args.group_size, args.symmetric, args.optimizer),
         args.activations,
         include=tuple(args.include),
         exclude=tuple(args.exclude),

@@ -9,7 +9,8 @@ from torch.autograd.graph import increment_version
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import _native, _ops
-from .._native import NotFinite, QMatrix
+from .._native import QMatrix
+from ..casting import TooLarge
 from ..optimize import choose
 from ..scheme import Scheme
 
@@ -47,23 +48,7 @@ def check_cast(weight: Tensor, scheme: Scheme) -> None:
         bad = weight.to(dtype_of(scheme)).isinf()
         if bad.any():
             at = int(bad.reshape(-1).nonzero()[0])
-            raise TooLarge(at, scheme, weight.reshape(-1)[at].item())
-
-
-class TooLarge(NotFinite):
-    """A finite number at flat index `index` that would be infinite in the scheme's type."""
-
-    def __init__(self, index: int, scheme: Scheme, value: float) -> None:
-        super().__init__(index)
-        self.name, self.value, self.largest = scheme.qtype.name[1:], value, scheme.qtype.largest
-
-    def named(self, name: str, shape: tuple[int, ...]) -> ValueError:
-        """The error for the user: `weight: expected at most 65504 in magnitude for float16, got 70000.0 at [3, 5]`."""
-        at = [int(i) for i in torch.unravel_index(torch.tensor(self.index), shape)]
-        return ValueError(
-            f"{name}: expected at most {self.largest:g} in magnitude for {self.name}, got {self.value} at {at}; "
-            "bfloat16 holds it, or leave this layer float"
-        )
+            raise TooLarge(at, scheme.qtype, weight.reshape(-1)[at].item())
 
 
 def dtype_of(scheme: Scheme) -> torch.dtype:

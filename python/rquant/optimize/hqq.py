@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import _native
 from .._native import QMatrix
-from ..scheme import Scheme, ZeroPointDtype
+from ..scheme import HALF_QUADRATIC, Scheme, ZeroPointDtype
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class HQQ:
     step; `MSE` is the choice there.
     """
 
-    lp_norm: float = 0.7
-    beta: float = 10.0
-    kappa: float = 1.01
-    iterations: int = 20
+    lp_norm: float = HALF_QUADRATIC[0]
+    beta: float = HALF_QUADRATIC[1]
+    kappa: float = HALF_QUADRATIC[2]
+    iterations: int = HALF_QUADRATIC[3]
     range: Literal["minmax", "mse"] = "mse"
 
     zero_point_dtype: ZeroPointDtype = "float16"

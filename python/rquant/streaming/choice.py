@@ -15,7 +15,7 @@ from typing import Any
 from ..patterns import matches_name, outward
 from ..qtypes import ACTIVATIONS, QType, qtype_of
 from ..safetensors_header import Spec
-from ..scheme import Scheme
+from ..scheme import OPTIMIZERS, Scheme
 
 FLOATS = ("F32", "F16", "BF16")
 _EMBEDDING = re.compile(
@@ -46,8 +46,9 @@ class Wish:
 
     def __post_init__(self) -> None:
         for scheme in (self.scheme, *(scheme for _, scheme in self.rules)):
-            if scheme is not None and (scheme.qtype.is_cast or scheme.optimizer != "minmax"):
-                raise ValueError(f"weights: expected codes under min-max scales to stream, got {scheme}")
+            if scheme is not None and scheme.optimizer not in OPTIMIZERS:
+                names = ", ".join(map(repr, OPTIMIZERS))
+                raise ValueError(f"optimizer: expected {names} to stream, got {scheme.optimizer!r}")
 
     @property
     def activations_name(self) -> str | None:

@@ -34,6 +34,7 @@ def quantization_config(
         "activations": wish.activations_name,
         "group_size": wish.scheme.group_size,
         "symmetric": wish.scheme.symmetric,
+        "optimizer": wish.scheme.optimizer,
         "layers": list(entries.values()),
         "ties": ties,
     }

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _rquant
 from .._native import Array, NotFinite
+from ..qtypes import qbfloat16, qfloat16
 from ..safetensors_header import Header, Spec
 from .blocks import BLOCK, as_matrix, codes, scales
 from .choice import Choice
@@ -17,6 +18,7 @@ from .work import Workspace
 
 _PARTS = ("_packed", "_scale", "_zero_point")
 _SCALES = {"<f4": "F32", "<f2": "F16"}
+_CASTS = {qfloat16: "F16", qbfloat16: "BF16"}
 
 
 class _Wide(Exception):
@@ -55,12 +57,14 @@ class Shard:
         if choice is None:
             return {name: spec}
         (n, k), scheme = choice.shape(spec), choice.scheme
+        if scheme.qtype.is_cast:
+            return {name + _PARTS[0]: Spec(_CASTS[scheme.qtype], (n, k))}
         groups = (n, scheme.groups(k))
         large = scheme.per_channel or name in wide
         specs = (
             Spec("U8", (n, _rquant.row_bytes(k, scheme.kind))),
             Spec("F32" if large else "F16", groups),
-            Spec("U8", groups),
+            Spec("F16" if scheme.zero_point_dtype == "float16" else "U8", groups),
         )
         made = zip(_PARTS, specs[: 2 if scheme.symmetric else 3], strict=False)
         return {name + part: spec for part, spec in made}
@@ -97,9 +101,9 @@ class Shard:
     ) -> None:
         matrix, scheme = self._matrix(source, name, bar), self._choices[name].scheme
         scale, zero = self._scales(matrix, name)
-        values = [scale] if zero is None else [scale, zero]
+        values = [value for value in (scale, zero) if value is not None]
         packed, *rest = parts
-        if parts[rest[0]].dtype != _SCALES[scale.dtype.str]:
+        if scale is not None and parts[rest[0]].dtype != _SCALES[scale.dtype.str]:
             raise _Wide
         for part, value in zip(rest, values, strict=True):
             output.write(part, [value])
@@ -111,7 +115,7 @@ class Shard:
         for name, choice in self._choices.items():
             if not choice.scheme.per_channel:
                 scale, _ = self._scales(self._matrix(source, name, None), name)
-                found += [name] if scale.dtype == np.float32 else []
+                found += [name] if scale is not None and scale.dtype == np.float32 else []
         return found
 
     def _matrix(self, source: BinaryIO, name: str, bar: Progress | None) -> Array:
@@ -120,7 +124,7 @@ class Shard:
             pass  # one read fills the buffer
         return as_matrix(self._buffer[: spec.nbytes], spec, self._choices[name].transposed)
 
-    def _scales(self, matrix: Array, name: str) -> tuple[Array, Array | None]:
+    def _scales(self, matrix: Array, name: str) -> tuple[Array | None, Array | None]:
         try:
             return scales(matrix, self._choices[name].scheme)
         except NotFinite as bad:
