@@ -254,7 +254,27 @@ def test_compile_export_trace(make):
     torch.testing.assert_close(leaf.grad, want.grad)
     exported = torch.export.export(model, (x,))
     assert torch.equal(exported.module()(x), y)
-    assert "torch.ops.rquant.linear_outliers.default" in str(exported.graph_module.code)
+    assert "torch.ops.rquant.linear_outliers_differentiable.default" in exported.graph_module.code
+
+
+@pytest.mark.parametrize("make", [network, fixed], ids=["threshold", "columns"])
+@pytest.mark.filterwarnings("ignore:.*jit.*")
+def test_programs_and_transforms_have_the_gradient_too(make):
+    model, x = make(), with_outliers()
+    rquant.freeze(model)
+
+    def gradient(run, at):
+        leaf = at.clone().requires_grad_()
+        return torch.autograd.grad(run(leaf).square().sum(), leaf)[0]
+
+    want = gradient(model, x)
+    exported = torch.export.export(model, (x.clone().requires_grad_(),)).module()
+    for program in (exported, torch.jit.trace(model, x)):
+        torch.testing.assert_close(gradient(program, x), want)
+    grad = torch.func.grad(lambda x: model(x).square().sum())
+    torch.testing.assert_close(grad(x), want)
+    alone = torch.stack([gradient(model, row) for row in x])  # a threshold looks at what comes together
+    torch.testing.assert_close(torch.func.vmap(grad)(x), alone)
 
 
 def test_compile_of_a_layer_in_training():

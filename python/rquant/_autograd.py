@@ -124,34 +124,45 @@ def with_columns(weight: Tensor, columns: list[int] | None, kept: Tensor | None)
     return weight.index_copy(1, at, kept.to(weight.dtype))
 
 
-class OutlierLinear(Function):
-    """`linear_outliers` (with 2 sizes) or `linear_outliers_canonical` (with 3): gradients to x and bias."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: tuple[Any, ...], bias: Tensor | None, outliers: tuple[Any, ...]
-    ) -> Tensor:
-        ctx.weight, ctx.outliers = weight, outliers
-        return linear_outliers(x, weight, bias, outliers)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        to_x = None
-        if ctx.needs_input_grad[0]:
-            tensors, sizes = ctx.weight
-            n_k = sizes[::-1] if len(tensors) == 1 else sizes
-            dequantize = _ops.dequantize if len(tensors) == 1 else _ops.dequantize_canonical
-            to_x = grad @ with_columns(dequantize(*tensors, *n_k, grad.dtype), *ctx.outliers[1:])
-        return to_x, None, _to_bias(grad, ctx.needs_input_grad[2]), None
+def _keep_panels_outliers(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, panels, _, k, n, _, columns, kept = inputs
+    ctx.save_for_backward(panels, kept)
+    ctx.sizes, ctx.columns = (n, k), columns
 
 
-def linear_outliers(
-    x: Tensor, weight: tuple[Any, ...], bias: Tensor | None, outliers: tuple[Any, ...]
-) -> Tensor:
-    """The op for what holds the weight: `((panels,), (k, n))` or `((codes, scale, zero), (k, bits, group))`."""
-    tensors, sizes = weight
-    op = _ops.linear_outliers if len(tensors) == 1 else _ops.linear_outliers_canonical
-    return op(x, *tensors, bias, *sizes, *outliers)  # type: ignore[no-any-return]
+def _from_panels_outliers(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    to_x = None
+    if ctx.needs_input_grad[0]:
+        panels, kept = ctx.saved_tensors
+        to_x = grad @ with_columns(_ops.dequantize(panels, *ctx.sizes, grad.dtype), ctx.columns, kept)
+    return to_x, None, _to_bias(grad, ctx.needs_input_grad[2]), *(None,) * 5
+
+
+def _keep_canonical_outliers(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, codes, scale, zero, _, *sizes, _, columns, kept = inputs
+    ctx.save_for_backward(codes, scale, zero, kept)
+    ctx.sizes, ctx.columns = sizes, columns
+
+
+def _from_canonical_outliers(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    to_x = None
+    if ctx.needs_input_grad[0]:
+        *weight, kept = ctx.saved_tensors
+        weight = _ops.dequantize_canonical(*weight, *ctx.sizes, grad.dtype)
+        to_x = grad @ with_columns(weight, ctx.columns, kept)
+    return to_x, None, None, None, _to_bias(grad, ctx.needs_input_grad[4]), *(None,) * 6
+
+
+# Gradients to x and bias, as if all had been multiplied in float.
+linear_outliers = _differentiable(
+    _ops.linear_outliers, _ops.linear_outliers, _keep_panels_outliers, _from_panels_outliers
+)
+linear_outliers_canonical = _differentiable(
+    _ops.linear_outliers_canonical,
+    _ops.linear_outliers_canonical,
+    _keep_canonical_outliers,
+    _from_canonical_outliers,
+)
 
 
 class UnfrozenOutlierLinear(Function):

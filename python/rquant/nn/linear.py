@@ -203,7 +203,7 @@ class Linear(PackedWeight, nn.Linear):
         differentiable = grad_of_inputs or torch._C._is_tracing()
         integer = self.activations is not None
         if self.outliers is not None:
-            return self._forward_with_outliers(x, grad, grad_of_inputs)
+            return self._forward_with_outliers(x, grad, grad_of_inputs, differentiable)
         if integer and (self.activations.is_floating_point or self.scheme.qtype.is_floating_point):  # type: ignore[union-attr]
             integer = False
             if self.in_features:
@@ -227,7 +227,9 @@ class Linear(PackedWeight, nn.Linear):
             return _autograd.linear_canonical(x, codes, scales, zero, bias, *sizes, integer, scale)  # type: ignore[no-any-return]
         return _ops.linear_canonical(x, codes, scales, zero, bias, *sizes, integer, scale)  # type: ignore[no-any-return]
 
-    def _forward_with_outliers(self, x: Tensor, grad: bool, grad_of_inputs: bool) -> Tensor:
+    def _forward_with_outliers(
+        self, x: Tensor, grad: bool, grad_of_inputs: bool, differentiable: bool
+    ) -> Tensor:
         weight, bias = self._parameters.get("weight"), self._parameters["bias"]
         fixed = isinstance(self.outliers, tuple)
         chosen = (None, list(self.outliers)) if fixed else (self.outliers, None)  # type: ignore[arg-type]
@@ -236,15 +238,13 @@ class Linear(PackedWeight, nn.Linear):
             if grad and (grad_of_inputs or weight.requires_grad):
                 return _autograd.UnfrozenOutlierLinear.apply(x, weight, bias, arguments, *chosen)  # type: ignore[no-any-return]
             return _ops.linear_outliers_unfrozen(x, weight, bias, *arguments, *chosen)  # type: ignore[no-any-return]
-        if storage.PANELS in self._buffers:
-            held: Any = (self._buffers[storage.PANELS],), (self.in_features, self.out_features)
-        else:
-            codes, scale, zero, *sizes = self.canonical()
-            held = (codes, scale, zero), tuple(sizes)
         outliers = (*chosen, self.outlier_weight)
-        if grad_of_inputs:
-            return _autograd.OutlierLinear.apply(x, held, bias, outliers)  # type: ignore[no-any-return]
-        return _autograd.linear_outliers(x, held, bias, outliers)
+        ops: Any = _autograd if differentiable else _ops
+        if storage.PANELS in self._buffers:
+            panels, sizes = self._buffers[storage.PANELS], (self.in_features, self.out_features)
+            return ops.linear_outliers(x, panels, bias, *sizes, *outliers)  # type: ignore[no-any-return]
+        codes, scale, zero, *rest = self.canonical()
+        return ops.linear_outliers_canonical(x, codes, scale, zero, bias, *rest, *outliers)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """Sizes, scheme, activations, outliers."""
