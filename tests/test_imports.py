@@ -49,10 +49,10 @@ PYTHON = {
     "info": {"_rquant", "_threads", "qtypes"},
     "scheme": {"_native", "qtypes"},
     "safetensors_file": {"checkpoint", "safetensors_header"},
+    "casting": {"_native", "qtypes"},
     "optimize": {"_native", "qtypes", "scheme"},
     "sharded": {"checkpoint", "safetensors_file", "sync"},
     "contents": {"checkpoint", "configuration", "safetensors_header", "scheme"},
-    "casting": {"_native", "qtypes"},
     "streaming": {
         "_native",
         "_rquant",
@@ -92,7 +92,7 @@ PYTHON = {
     "distributed": {"_backends", "_native", "modelmap", "nn", "safetensors_header", "serialize"},
     "model": {"_native", "nn", "progress", "qtypes", "report", "rules", "scheme", "selection"},
     "evaluate": {"_rquant", "info", "model", "nn", "progress", "qtypes", "serialize", "table", "viz"},
-    "integrations": {"model", "modelmap", "nn", "qtypes", "report", "rules", "scheme", "selection"},
+    "integrations": {"model", "modelmap", "nn", "qtypes", "report", "rules", "selection"},
     "cli": {
         "_native",
         "_rquant",
