@@ -21,6 +21,7 @@ pytest.importorskip("torch")
 
 import rquant
 from rquant import cli
+from rquant.nn import registry
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -58,6 +59,9 @@ def run_python(code, where, names):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_the_page_shows_is_so(page, tmp_path, monkeypatch, set_num_threads):
+    # what a page registers is its own
+    monkeypatch.setattr(registry, "_registrations", list(registry._registrations))
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
     for package in NEEDS.get(page.name, []):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)

@@ -41,6 +41,9 @@ def calls(parts):
         yield "linear_outliers", (x, panels, bias, 50, 20, *chosen, kept)
         yield "linear_outliers_canonical", (x, *q[:3], None, *q[3:], *chosen, kept)
         yield "linear_outliers_unfrozen", (x, w, bias, *scheme, *chosen)
+        learns = x.clone().requires_grad_()
+        yield "linear_outliers_differentiable", (learns, panels, bias, 50, 20, *chosen, kept)
+        yield "linear_outliers_canonical_differentiable", (learns, *q[:3], None, *q[3:], *chosen, kept)
         yield "round_rows", (x.flatten(0, 1), *chosen)
     for dtype in (torch.float32, torch.float16):
         yield "embedding", (ids, panels, 50, dtype)
