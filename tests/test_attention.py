@@ -194,3 +194,31 @@ def test_a_compiled_encoder_layer_is_one_graph_and_takes_no_path_around_it_eithe
     model = quantized(layer, "int8", activations, freeze)
     with torch.no_grad():
         assert torch.equal(torch.compile(model, fullgraph=True, backend="eager")(x), model(x))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_multihead_attention(grad):
+    torch.manual_seed(0)
+    model, x = nn.ModuleList([nn.MultiheadAttention(32, 4, batch_first=True)]).eval(), torch.randn(2, 5, 32)
+    y, _ = model[0](x, x, x)
+    rquant.quantize(model)
+    rquant.freeze(model)
+    assert isinstance(model[0].out_proj, rquant.Linear)
+    with torch.set_grad_enabled(grad):
+        rounded, _ = model[0](x, x, x)
+    assert 0 < (y - rounded).abs().max() < 0.02
+
+
+def test_transformer_encoder_runs_the_quantized_layers():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    model, x = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval(), torch.randn(2, 5, 32)
+    with torch.no_grad():
+        y = model(x)
+        rquant.quantize(model, "int8", "int8")
+        rquant.freeze(model)
+        ran = []
+        model.layers[1].linear2.register_forward_hook(lambda *_: ran.append(1))
+        rounded = model(x)
+    assert ran == [1]
+    assert 0 < (y - rounded).abs().max() < 0.1

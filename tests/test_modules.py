@@ -1,4 +1,4 @@
-"""Quantized layers as torch modules: copies, pickles, dtypes, devices, ties, hooks, attention, threads, workers."""
+"""Quantized layers as torch modules: copies, pickles, dtypes, devices, ties, hooks, threads, workers."""
 
 import copy
 import io
@@ -294,32 +294,6 @@ def test_the_weight_view_reads_as_a_float_tensor():
         with pytest.raises(TypeError, match="read-only"):
             write()
     assert torch.equal(view.dequantize(), plain)
-
-
-@pytest.mark.parametrize("grad", [True, False])
-def test_multihead_attention(grad):
-    torch.manual_seed(0)
-    model, x = nn.ModuleList([nn.MultiheadAttention(32, 4, batch_first=True)]).eval(), torch.randn(2, 5, 32)
-    y, _ = model[0](x, x, x)
-    frozen("int8", model=model)
-    assert isinstance(model[0].out_proj, rquant.Linear)
-    with torch.set_grad_enabled(grad):
-        rounded, _ = model[0](x, x, x)
-    assert 0 < (y - rounded).abs().max() < 0.02
-
-
-def test_transformer_encoder_runs_the_quantized_layers():
-    torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
-    model, x = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval(), torch.randn(2, 5, 32)
-    with torch.no_grad():
-        y = model(x)
-        frozen("int8", "int8", model=model)
-        ran = []
-        model.layers[1].linear2.register_forward_hook(lambda *_: ran.append(1))
-        rounded = model(x)
-    assert ran == [1]
-    assert 0 < (y - rounded).abs().max() < 0.1
 
 
 def test_four_threads_call_one_module(x, set_num_threads):
