@@ -9,6 +9,7 @@ cuts its part out of the canonical weight that it holds (the same on all ranks) 
 """
 
 import math
+from abc import abstractmethod
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -32,9 +33,9 @@ class ShardedLinear(Linear):
     style: "ColwiseParallel | RowwiseParallel"
 
     @staticmethod
+    @abstractmethod
     def cut(q: QMatrix, rank: int, ranks: int) -> QMatrix:
         """This rank's part of a whole weight. Raises ValueError for a size that cannot be cut."""
-        raise NotImplementedError
 
     @classmethod
     def of(cls, layer: nn.Module, mesh: DeviceMesh, style: "ColwiseParallel | RowwiseParallel") -> nn.Module:
@@ -62,9 +63,9 @@ class ShardedLinear(Linear):
             layer.bias = nn.Parameter(layer.bias_part(bias.detach()).clone(), bias.requires_grad)
         return layer
 
+    @abstractmethod
     def bias_part(self, bias: Tensor) -> Tensor:
         """What this rank keeps of a whole bias."""
-        raise NotImplementedError
 
     def _local(self, x: Tensor, wanted: Placement, gradient: Placement) -> Tensor:
         """The rank's own tensor of an input in the style's layout, once it is `wanted`; `gradient` is how its gradient lies."""

@@ -117,8 +117,8 @@ impl<'a> Activations<'a> {
             turns += 1;
             if turns < 10_000 { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
-        // SAFETY: every block is done, so nobody writes any more; the memory lives as long as `self`.
         let (panels, scales, sums, values) =
+            // SAFETY: every block is done, so nobody writes any more; the memory lives as long as `self`.
             unsafe { (self.panels.all(), self.scales.all(), self.sums.all(), self.values.all()) };
         Quantized {
             m: self.m,

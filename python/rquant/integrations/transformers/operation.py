@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
-    """Freezes layers to the weights among the tensors; the rest goes through."""
+    """Freezes layers to the weights among the tensors; the rest goes through. Not reversed: packed is how they are saved."""
 
     def __init__(self, hf_quantizer: "RQuantHfQuantizer") -> None:
         self.hf_quantizer = hf_quantizer
@@ -30,8 +30,3 @@ class QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
             if missing_keys is not None:
                 missing_keys.discard(name)
         return others
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        """What is packed stays so when it is saved."""
-        raise NotImplementedError("packed weights are saved as they are")
