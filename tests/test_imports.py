@@ -70,6 +70,7 @@ PYTHON = {
     "_ops": {"_backends"},
     "_autograd": {"_ops", "qtypes"},
     "tensor": _OPS | {"optimize"},
+    "_static_ops": {"_backends", "_ops"},
     "nn": _OPS | {"_autograd", "casting", "optimize"},
     "simulate": {"_native", "progress", "qtypes", "scheme", "tensor"},
     "rules": {"nn", "patterns", "qtypes", "scheme"},

@@ -16,7 +16,7 @@ _SCHEME = "int kind, int group_size, bool symmetric, str optimizer"
 _library = Library("rquant", "DEF")
 
 
-def _define(name: str, schema: str, shape, *, on_cpu=None, elsewhere=None) -> None:  # type: ignore[no-untyped-def]
+def define(name: str, schema: str, shape, *, on_cpu=None, elsewhere=None) -> None:  # type: ignore[no-untyped-def]
     """One op: `shape` is its fake, `on_cpu` its CPU kernel, `elsewhere` that of any other device."""
     _library.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
     if on_cpu is not None:
@@ -40,15 +40,15 @@ def _linear_shape(x: Tensor, panels: Tensor, bias: Tensor | None, k: int, n: int
 
 
 # The native kernel leaves to the Python one whatever is unusual; a torch too old for the native one has only that.
-_define("linear_python", _LINEAR, _linear_shape, on_cpu=cpu.linear, elsewhere=only_on_cpu)
-_define(
+define("linear_python", _LINEAR, _linear_shape, on_cpu=cpu.linear, elsewhere=only_on_cpu)
+define(
     "linear",
     _LINEAR,
     _linear_shape,
     on_cpu=None if cpu.register_linear() else cpu.linear,
     elsewhere=only_on_cpu,
 )
-_define(
+define(
     "linear_canonical",
     f"(Tensor x, {_WEIGHT}, Tensor? bias, int in_features, int kind, int group_size, bool integer, "
     "Tensor? scale_of_x=None) -> Tensor",
@@ -56,7 +56,7 @@ _define(
     on_cpu=cpu.linear_canonical,
     elsewhere=reference.linear_canonical,
 )
-_define(
+define(
     "linear_unfrozen",
     f"(Tensor x, Tensor weight, Tensor? bias, {_SCHEME}, bool integer) -> Tensor",
     lambda x, weight, *_: x.new_empty((*x.shape[:-1], weight.shape[0])),
@@ -64,7 +64,7 @@ _define(
     elsewhere=reference.linear_unfrozen,
 )
 _OUTLIERS = "float? threshold, int[]? columns"
-_define(
+define(
     "linear_outliers",
     "(Tensor x, Tensor panels, Tensor? bias, int in_features, int out_features, "
     f"{_OUTLIERS}, Tensor? column_weight) -> Tensor",
@@ -72,7 +72,7 @@ _define(
     on_cpu=cpu.linear_outliers,
     elsewhere=only_on_cpu,
 )
-_define(
+define(
     "linear_outliers_canonical",
     f"(Tensor x, {_WEIGHT}, Tensor? bias, int in_features, int kind, int group_size, "
     f"{_OUTLIERS}, Tensor? column_weight) -> Tensor",
@@ -80,67 +80,67 @@ _define(
     on_cpu=cpu.linear_outliers_canonical,
     elsewhere=reference.linear_outliers_canonical,
 )
-_define(
+define(
     "linear_outliers_unfrozen",
     f"(Tensor x, Tensor weight, Tensor? bias, {_SCHEME}, {_OUTLIERS}) -> Tensor",
     lambda x, weight, *_: x.new_empty((*x.shape[:-1], weight.shape[0])),
     on_cpu=cpu.linear_outliers_unfrozen,
     elsewhere=reference.linear_outliers_unfrozen,
 )
-_define(
+define(
     "round_rows",
     f"(Tensor x, {_OUTLIERS}) -> Tensor",
     lambda x, *_: torch.empty_like(x, memory_format=torch.contiguous_format),
     elsewhere=reference.round_rows,
 )
-_define(
+define(
     "embedding",
     "(Tensor ids, Tensor panels, int dim, ScalarType dtype) -> Tensor",
     lambda ids, panels, dim, dtype: ids.new_empty((*ids.shape, dim), dtype=dtype),
     on_cpu=cpu.embedding,
     elsewhere=only_on_cpu,
 )
-_define(
+define(
     "embedding_canonical",
     f"(Tensor ids, {_WEIGHT}, int dim, int kind, int group_size, ScalarType dtype) -> Tensor",
     lambda ids, codes, scale, zero, dim, kind, group, dtype: ids.new_empty((*ids.shape, dim), dtype=dtype),
     elsewhere=reference.embedding_canonical,
 )
-_define(
+define(
     "gemm_i32",
     "(Tensor a, Tensor panels, int out_features) -> Tensor",
     lambda a, panels, n: a.new_empty((a.shape[0], n), dtype=torch.int32),
     on_cpu=cpu.gemm_i32,
     elsewhere=only_on_cpu,
 )
-_define(
+define(
     "dequantize",
     "(Tensor panels, int n, int k, ScalarType dtype) -> Tensor",
     lambda panels, n, k, dtype: panels.new_empty((n, k), dtype=dtype),
     on_cpu=cpu.dequantize,
 )
-_define(
+define(
     "dequantize_canonical",
     f"({_WEIGHT}, int cols, int kind, int group_size, ScalarType dtype) -> Tensor",
     lambda codes, scale, zero, cols, kind, group, dtype: codes.new_empty((codes.shape[0], cols), dtype=dtype),
     on_cpu=cpu.dequantize_canonical,
     elsewhere=reference.dequantize_canonical,
 )
-_define(
+define(
     "fake_quantize",
     f"(Tensor weight, {_SCHEME}) -> Tensor",
     lambda weight, *_: torch.empty_like(weight, memory_format=torch.contiguous_format),
     on_cpu=cpu.fake_quantize,
     elsewhere=reference.fake_quantize,
 )
-_define(
+define(
     "inside_range",
     f"(Tensor weight, {_SCHEME}) -> Tensor",
     lambda weight, *_: weight.new_empty(weight.shape, dtype=torch.bool),
     on_cpu=cpu.inside_range,
     elsewhere=reference.inside_range,
 )
-_define(
+define(
     "quantize_rows",
     "(Tensor x) -> (Tensor, Tensor)",
     lambda x: (x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x.shape[:-1], dtype=torch.float32)),

@@ -14,8 +14,8 @@ def on_any_device(reference: Callable[..., Any]) -> Callable[..., Any]:
     """`reference` as an op's kernel: a device type's first use warns, tensors on several devices are a ValueError."""
 
     @functools.wraps(reference)
-    def kernel(first: Tensor, *others: Any) -> Any:
-        device = first.device
+    def kernel(first: Tensor | list[Tensor], *others: Any) -> Any:
+        device = first.device if isinstance(first, Tensor) else first[0].device
         for other in others:
             if isinstance(other, Tensor) and other.device != device:
                 raise different(other.device, device)

@@ -1,0 +1,262 @@
+"""The ops of statically quantized activations in plain torch: the oracle in tests, and what runs without kernels.
+
+Written to be read. Sums of integers go through float64, which holds them exactly; what follows them is float32 in the
+order that the kernels keep, so that integers come out equal. A fused multiply-add is one in float64, rounded once: the
+product of two float32 is exact there.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .. import _native
+from .._native import QMatrix
+from .reference import expand, unpack_codes, zeros_of
+
+LARGEST = 127
+"""Codes of activations lie in [-127, 127]: those on which every instruction set's kernels are exact."""
+
+
+def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """`a * b + c` of float32 tensors, rounded once (but for the rare sum that float64 does not hold either)."""
+    return (a.double() * b.double() + c.double()).float()
+
+
+def encode(v: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """`clip(round_half_even(v / scale) + zero, -127, 127)` of float32 `v`; int8. NaN becomes `zero`."""
+    q = (v / scale).round() + zero
+    return torch.where(q.isnan(), zero.float(), q).clamp(-LARGEST, LARGEST).to(torch.int8)
+
+
+def decode(q: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """`scale * (q - zero)` in float32."""
+    return scale * (q.float() - zero.float())
+
+
+def quantize_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 codes of x (any shape; strides kept where they are dense), and bool `[x.shape[0]]`: samples without NaN and
+    infinity. Such an element's code is `zero`."""
+    finite = x.isfinite()
+    codes = encode(torch.where(finite, x.float(), 0.0), scale, zero)
+    return codes, finite.reshape(x.shape[0], -1).all(1) if x.dim() else finite.reshape(1)
+
+
+def dequantize_static(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -> Tensor:
+    """`scale * (q - zero)`, of `dtype`."""
+    return decode(codes, scale, zero).to(dtype)
+
+
+def fake_quantize_static(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """x as its codes read back, of x's dtype; NaN stays NaN, infinity is clipped."""
+    return decode(encode(x.float(), scale, zero), scale, zero).to(x.dtype)
+
+
+def _epilogue(
+    f: Tensor,
+    x_scale: Tensor,
+    bias: Tensor | None,
+    addend: Tensor | None,
+    addend_scale: Tensor | None,
+    addend_zero: Tensor | None,
+    lo: float,
+    hi: float,
+    out_scale: Tensor | None,
+    out_zero: Tensor | None,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """What is done to `f`, the sums times the weight's scales, `[n, channels, ...]`; `x_scale` of one value or one a sample."""
+    x_scale = x_scale.reshape(-1, *[1] * (f.dim() - 1))
+    channels = (-1, *[1] * (f.dim() - 2))
+    v = f * x_scale if bias is None else fma(f, x_scale, bias.float().reshape(channels))
+    if addend is not None:
+        v = fma(addend_scale, addend.float() - addend_zero.float(), v)  # type: ignore[arg-type, union-attr]
+    v = v.clamp(lo, hi)
+    return v.to(dtype) if out_scale is None else encode(v, out_scale, out_zero)  # type: ignore[arg-type]
+
+
+def _products(q: QMatrix, multiply) -> Tensor:  # type: ignore[no-untyped-def]
+    """`f`: each group's exact sums, by `multiply(integers [n, k])` in float64, times its scales, added up in order."""
+    codes = unpack_codes(q.codes, q.cols, q.kind).double()
+    whole = codes - expand(zeros_of(q.scale, q.zero_point, q.kind), q.cols, q.group_size).double()
+    size = max(q.cols, 1) if q.group_size == -1 else q.group_size
+    f = None
+    for g in range(q.scale.shape[1]):
+        part = torch.zeros_like(whole)
+        part[:, g * size : (g + 1) * size] = whole[:, g * size : (g + 1) * size]
+        sums = multiply(part).float()
+        scale = q.scale[:, g].float().reshape(-1, *[1] * (sums.dim() - 2))
+        f = sums * scale if f is None else fma(sums, scale, f)
+    return f  # type: ignore[return-value]
+
+
+def linear_static(
+    x: Tensor, x_scale: Tensor, x_zero: Tensor, panels: Tensor, bias: Tensor | None, n: int, *epilogue: object
+) -> Tensor:
+    """Codes `[..., k]` times a packed weight `[n, k]`; the epilogue's arguments as `conv_static`'s."""
+    a = (x.double() - x_zero.double()).reshape(-1, x.shape[-1])
+    f = _products(_native.unpack(panels.cpu()).map(lambda t: t.to(x.device)), lambda w: a @ w.T)
+    addend, *rest = epilogue
+    flat = addend.reshape(-1, n) if isinstance(addend, Tensor) else None
+    return _epilogue(f, x_scale, bias, flat, *rest).reshape(*x.shape[:-1], n)  # type: ignore[arg-type]
+
+
+def conv_static(
+    x: Tensor,
+    x_scale: Tensor,
+    x_zero: Tensor,
+    panels: Tensor,
+    bias: Tensor | None,
+    out_channels: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    transposed: bool,
+    output_padding: Sequence[int],
+    *epilogue: object,
+) -> Tensor:
+    """Codes `[N, C, H, W]` convolved with a packed weight `[out_channels, kh * kw * C / groups]`, channels innermost.
+
+    `padding`: top, left, bottom, right (of a transposed one: what is cut off); padded positions count as 0.0. `x_scale`
+    holds one value or one a sample. `addend`: codes of the output's shape. int8 codes under `out_scale`, `out_zero` if
+    these are given, else floats of `dtype`. Output in channels-last memory.
+    """
+    a = x.double() - x_zero.double()
+    kh, kw = kernel
+
+    def multiply(part: Tensor) -> Tensor:
+        weight = part.reshape(out_channels, kh, kw, -1).permute(0, 3, 1, 2)
+        if not transposed:
+            top, left, bottom, right = padding
+            padded = functional.pad(a, (left, right, top, bottom))
+            return functional.conv2d(padded, weight, None, stride, 0, dilation, groups)  # type: ignore[arg-type]
+        weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)  # [C, out / groups, kh, kw]
+        return functional.conv_transpose2d(
+            a, weight, None, stride, padding[:2], output_padding, groups, dilation  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    f = _products(_native.unpack(panels.cpu()).map(lambda t: t.to(x.device)), multiply)
+    out = _epilogue(f, x_scale, bias, *epilogue)  # type: ignore[arg-type]
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+def add_static(
+    a: Tensor, a_scale: Tensor, a_zero: Tensor, b: Tensor, b_scale: Tensor, b_zero: Tensor,
+    lo: float, hi: float, out_scale: Tensor, out_zero: Tensor,
+) -> Tensor:  # fmt: skip
+    """Sum of two tensors of codes of one shape, clamped to [lo, hi]: codes of the sum, in a's memory order."""
+    v = fma(b_scale, b.float() - b_zero.float(), decode(a, a_scale, a_zero))
+    return torch.empty_like(a).copy_(encode(v.clamp(lo, hi), out_scale, out_zero))
+
+
+def requantize_static(
+    x: Tensor, scale: Tensor, zero: Tensor, lo: float, hi: float, out_scale: Tensor, out_zero: Tensor
+) -> Tensor:
+    """Codes of the same values, clamped to [lo, hi], under another scale and zero point."""
+    return encode(decode(x, scale, zero).clamp(lo, hi), out_scale, out_zero)
+
+
+def concat_static(
+    xs: Sequence[Tensor], scales: Sequence[Tensor], zeros: Sequence[Tensor], dim: int, out_scale: Tensor, out_zero: Tensor
+) -> Tensor:  # fmt: skip
+    """Codes of all of `xs` under one scale and zero point, side by side along `dim`."""
+    parts = [
+        x if torch.equal(s, out_scale) and torch.equal(z, out_zero) else encode(decode(x, s, z), out_scale, out_zero)
+        for x, s, z in zip(xs, scales, zeros, strict=True)
+    ]  # fmt: skip
+    return torch.cat(parts, dim)
+
+
+def max_pool_static(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Tensor:
+    """`torch.nn.functional.max_pool2d` of codes `[N, C, H, W]`: rounding does not change an order."""
+    pooled = functional.max_pool2d(x.float(), kernel, stride, padding, dilation, ceil_mode)  # type: ignore[arg-type]
+    return pooled.to(torch.int8).contiguous(memory_format=torch.channels_last)
+
+
+def _mean(total: Tensor, count: Tensor, scale: Tensor, out_scale: Tensor, out_zero: Tensor) -> Tensor:
+    out = encode(total.float() * (scale / count.float()), out_scale, out_zero)
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+def avg_pool_static(
+    x: Tensor, scale: Tensor, zero: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+    ceil_mode: bool, count_include_pad: bool, divisor: int | None, out_scale: Tensor, out_zero: Tensor,
+) -> Tensor:  # fmt: skip
+    """`torch.nn.functional.avg_pool2d` of codes: exact sums of q - Z, times scale over count, as codes."""
+    a = x.double() - zero.double()
+    total = functional.avg_pool2d(a, kernel, stride, padding, ceil_mode, True, 1)  # type: ignore[arg-type]
+    if divisor is not None:
+        count = torch.full_like(total[:1, :1], divisor)
+    else:
+        # how many positions torch counts: those inside the image, or inside the padded one
+        ones = torch.ones_like(a[:1, :1])
+        mean = functional.avg_pool2d(ones, kernel, stride, padding, ceil_mode, count_include_pad)  # type: ignore[arg-type]
+        inside = functional.avg_pool2d(ones, kernel, stride, padding, ceil_mode, True, 1)  # type: ignore[arg-type]
+        count = (inside / mean).round()
+    return _mean(total, count, scale, out_scale, out_zero)
+
+
+def adaptive_avg_pool_static(
+    x: Tensor, scale: Tensor, zero: Tensor, output_size: Sequence[int], out_scale: Tensor, out_zero: Tensor
+) -> Tensor:
+    """`torch.nn.functional.adaptive_avg_pool2d` of codes, as `avg_pool_static`."""
+    a = x.double() - zero.double()
+
+    def edges(size: int, parts: int) -> list[tuple[int, int]]:
+        return [(i * size // parts, -(-(i + 1) * size // parts)) for i in range(parts)]
+
+    rows, cols = edges(x.shape[2], output_size[0]), edges(x.shape[3], output_size[1])
+    total = torch.stack(
+        [
+            torch.stack([a[:, :, top:bottom, left:right].sum((2, 3)) for left, right in cols], -1)
+            for top, bottom in rows
+        ],
+        -2,
+    )
+    count = torch.tensor(
+        [[(bottom - top) * (right - left) for left, right in cols] for top, bottom in rows], device=x.device
+    )
+    return _mean(total, count, scale, out_scale, out_zero)
+
+
+def layer_norm_static(
+    x: Tensor, scale: Tensor | None, zero: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    eps: float, features: int, out_scale: Tensor, out_zero: Tensor,
+) -> Tensor:  # fmt: skip
+    """Layer norm over the last `features` elements, of floats or of codes under `scale`, `zero`; its codes.
+
+    In float64 here; kernels may differ by one code where a value lies between two. NaN becomes `out_zero`.
+    """
+    v = x.double() if scale is None else decode(x, scale, zero).double()  # type: ignore[arg-type]
+    rows = v.reshape(-1, features)
+    mean = rows.mean(1, keepdim=True)
+    spread = (rows.var(1, unbiased=False, keepdim=True) + eps).rsqrt()
+    out = (rows - mean) * spread
+    out = out if weight is None else out * weight.double().reshape(-1)
+    out = out if bias is None else out + bias.double().reshape(-1)
+    return encode(out.float(), out_scale, out_zero).reshape(x.shape)
+
+
+def affine_static(
+    x: Tensor, scale: Tensor, zero: Tensor, mul: Tensor, add: Tensor, lo: float, hi: float,
+    out_scale: Tensor | None, out_zero: Tensor | None, dtype: torch.dtype | None,
+) -> Tensor:  # fmt: skip
+    """`clamp(x * mul + add)` by channel (dimension 1) of codes: a BatchNorm that stands alone."""
+    shape = (-1, *[1] * (x.dim() - 2))
+    v = fma(decode(x, scale, zero), mul.reshape(shape), add.reshape(shape)).clamp(lo, hi)
+    return v.to(dtype) if out_scale is None else encode(v, out_scale, out_zero)  # type: ignore[arg-type]
+
+
+def lookup_static(x: Tensor, table: Tensor) -> Tensor:
+    """`table[q + 128]` of each code: any function of one variable, int8 `[256]`."""
+    return table[x.long() + 128]

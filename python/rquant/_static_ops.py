@@ -1,0 +1,194 @@
+"""The `rquant::` ops of statically quantized activations: int8 codes in, int8 codes or floats out.
+
+Codes q of a tensor x have one scale and one zero point, tensors of one element (float32, int8): `x = scale * (q - zero)`, q in
+[-127, 127]. Images are `[N, C, H, W]` in channels-last memory.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ._backends import static_reference as reference
+from ._ops import define
+
+INF = math.inf
+_QPARAMS = "Tensor out_scale, Tensor out_zero"
+_EPILOGUE = (
+    "Tensor? addend, Tensor? addend_scale, Tensor? addend_zero, float lo, float hi, "
+    "Tensor? out_scale, Tensor? out_zero, ScalarType? dtype"
+)
+_CONV = "int[] kernel, int[] stride, int[] padding, int[] dilation, int groups, bool transposed, int[] output_padding"
+
+
+def conv_size(
+    size: int, kernel: int, stride: int, padding: tuple[int, int], dilation: int, transposed: bool, extra: int
+) -> int:
+    """Output positions of a convolution along one dimension; `padding` at both ends, `extra` output padding."""
+    span = dilation * (kernel - 1) + 1
+    if transposed:
+        return (size - 1) * stride - sum(padding) + span + extra
+    return (size + sum(padding) - span) // stride + 1
+
+
+def conv_shape(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+) -> tuple[int, int]:
+    """Height and width that a convolution makes of `size`."""
+    height, width = (
+        conv_size(size[i], kernel[i], stride[i], (padding[i], padding[i + 2]), dilation[i], transposed, output_padding[i])
+        for i in (0, 1)
+    )  # fmt: skip
+    return height, width
+
+
+def _out(like: Tensor, shape: Sequence[int], out_scale: Tensor | None, dtype: torch.dtype | None) -> Tensor:
+    dtype = torch.int8 if out_scale is not None else dtype
+    last = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    return torch.empty(tuple(shape), dtype=dtype, device=like.device, memory_format=last)
+
+
+def _linear_shape(  # type: ignore[no-untyped-def]
+    x, x_scale, x_zero, panels, bias, n, addend, a_scale, a_zero, lo, hi, out_scale, out_zero, dtype
+):
+    return x.new_empty((*x.shape[:-1], n), dtype=torch.int8 if out_scale is not None else dtype)
+
+
+def _conv_shape(  # type: ignore[no-untyped-def]
+    x, x_scale, x_zero, panels, bias, n, kernel, stride, padding, dilation, groups, transposed, output_padding,
+    addend, a_scale, a_zero, lo, hi, out_scale, out_zero, dtype,
+):  # fmt: skip
+    size = conv_shape(x.shape[2:], kernel, stride, padding, dilation, transposed, output_padding)
+    return _out(x, (x.shape[0], n, *size), out_scale, dtype)
+
+
+def _pooled(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
+    """torch's rule: with `ceil_mode` the last window must start inside the image or its padding before it."""
+    room = size + 2 * padding - dilation * (kernel - 1) - 1
+    out = (-(-room // stride) if ceil_mode else room // stride) + 1
+    return out - 1 if ceil_mode and (out - 1) * stride >= size + padding else out
+
+
+def _pool_shape(x, kernel, stride, padding, dilation, ceil_mode):  # type: ignore[no-untyped-def]
+    size = (_pooled(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i], ceil_mode) for i in (0, 1))
+    return _out(x, (*x.shape[:2], *size), x, None)
+
+
+def _concat_shape(xs, scales, zeros, dim, out_scale, out_zero):  # type: ignore[no-untyped-def]
+    return torch.cat(list(xs), dim)
+
+
+define(
+    "quantize_static",
+    "(Tensor x, Tensor scale, Tensor zero) -> (Tensor, Tensor)",
+    lambda x, *_: (
+        torch.empty_like(x, dtype=torch.int8),
+        x.new_empty(x.shape[:1] if x.dim() else (1,), dtype=torch.bool),
+    ),
+    elsewhere=reference.quantize_static,
+)
+define(
+    "dequantize_static",
+    "(Tensor codes, Tensor scale, Tensor zero, ScalarType dtype) -> Tensor",
+    lambda codes, scale, zero, dtype: torch.empty_like(codes, dtype=dtype),
+    elsewhere=reference.dequantize_static,
+)
+define(
+    "fake_quantize_static",
+    "(Tensor x, Tensor scale, Tensor zero) -> Tensor",
+    lambda x, *_: torch.empty_like(x),
+    elsewhere=reference.fake_quantize_static,
+)
+define(
+    "linear_static",
+    f"(Tensor x, Tensor x_scale, Tensor x_zero, Tensor panels, Tensor? bias, int n, {_EPILOGUE}) -> Tensor",
+    _linear_shape,
+    elsewhere=reference.linear_static,
+)
+define(
+    "conv_static",
+    f"(Tensor x, Tensor x_scale, Tensor x_zero, Tensor panels, Tensor? bias, int out_channels, {_CONV}, {_EPILOGUE}) -> Tensor",
+    _conv_shape,
+    elsewhere=reference.conv_static,
+)
+define(
+    "add_static",
+    f"(Tensor a, Tensor a_scale, Tensor a_zero, Tensor b, Tensor b_scale, Tensor b_zero, float lo, float hi, {_QPARAMS}) -> Tensor",
+    lambda a, *_: torch.empty_like(a),
+    elsewhere=reference.add_static,
+)
+define(
+    "requantize_static",
+    f"(Tensor x, Tensor scale, Tensor zero, float lo, float hi, {_QPARAMS}) -> Tensor",
+    lambda x, *_: torch.empty_like(x),
+    elsewhere=reference.requantize_static,
+)
+define(
+    "concat_static",
+    f"(Tensor[] xs, Tensor[] scales, Tensor[] zeros, int dim, {_QPARAMS}) -> Tensor",
+    _concat_shape,
+    elsewhere=reference.concat_static,
+)
+define(
+    "max_pool_static",
+    "(Tensor x, int[] kernel, int[] stride, int[] padding, int[] dilation, bool ceil_mode) -> Tensor",
+    _pool_shape,
+    elsewhere=reference.max_pool_static,
+)
+define(
+    "avg_pool_static",
+    "(Tensor x, Tensor scale, Tensor zero, int[] kernel, int[] stride, int[] padding, bool ceil_mode, "
+    f"bool count_include_pad, int? divisor, {_QPARAMS}) -> Tensor",
+    lambda x, s, z, kernel, stride, padding, ceil, *_: _pool_shape(x, kernel, stride, padding, (1, 1), ceil),
+    elsewhere=reference.avg_pool_static,
+)
+define(
+    "adaptive_avg_pool_static",
+    f"(Tensor x, Tensor scale, Tensor zero, int[] output_size, {_QPARAMS}) -> Tensor",
+    lambda x, s, z, output_size, *_: _out(x, (*x.shape[:2], *output_size), x, None),
+    elsewhere=reference.adaptive_avg_pool_static,
+)
+define(
+    "layer_norm_static",
+    "(Tensor x, Tensor? scale, Tensor? zero, Tensor? weight, Tensor? bias, float eps, int features, "
+    f"{_QPARAMS}) -> Tensor",
+    lambda x, *_: torch.empty_like(x, dtype=torch.int8, memory_format=torch.contiguous_format),
+    elsewhere=reference.layer_norm_static,
+)
+define(
+    "affine_static",
+    "(Tensor x, Tensor scale, Tensor zero, Tensor mul, Tensor add, float lo, float hi, Tensor? out_scale, "
+    "Tensor? out_zero, ScalarType? dtype) -> Tensor",
+    lambda x, s, z, mul, add, lo, hi, out_scale, out_zero, dtype: torch.empty_like(
+        x, dtype=dtype if out_scale is None else torch.int8
+    ),
+    elsewhere=reference.affine_static,
+)
+define(
+    "lookup_static",
+    "(Tensor x, Tensor table) -> Tensor",
+    lambda x, table: torch.empty_like(x),
+    elsewhere=reference.lookup_static,
+)
+
+quantize_static = torch.ops.rquant.quantize_static.default
+dequantize_static = torch.ops.rquant.dequantize_static.default
+fake_quantize_static = torch.ops.rquant.fake_quantize_static.default
+linear_static = torch.ops.rquant.linear_static.default
+conv_static = torch.ops.rquant.conv_static.default
+add_static = torch.ops.rquant.add_static.default
+requantize_static = torch.ops.rquant.requantize_static.default
+concat_static = torch.ops.rquant.concat_static.default
+max_pool_static = torch.ops.rquant.max_pool_static.default
+avg_pool_static = torch.ops.rquant.avg_pool_static.default
+adaptive_avg_pool_static = torch.ops.rquant.adaptive_avg_pool_static.default
+layer_norm_static = torch.ops.rquant.layer_norm_static.default
+affine_static = torch.ops.rquant.affine_static.default
+lookup_static = torch.ops.rquant.lookup_static.default
