@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from . import evaluate, nn, optimize, viz
     from .integrations.transformers import RQuantConfig
     from .model import freeze, quantize
-    from .nn import Embedding, Linear, register_module
+    from .nn import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Embedding, Linear, register_module
     from .outliers import record_outliers
     from .report import Report
     from .serialize import load, quantization_map, requantize, save
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from .tensor import QTensor, absmax_quantize, quantize_tensor, zeropoint_quantize
 
 _WITH_TORCH = {
+    "Conv1d": "nn",
+    "Conv2d": "nn",
+    "ConvTranspose1d": "nn",
+    "ConvTranspose2d": "nn",
     "Embedding": "nn",
     "Linear": "nn",
     "QTensor": "tensor",
@@ -53,6 +57,10 @@ _WITH_TORCH = {
 }
 
 __all__ = [
+    "Conv1d",
+    "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "Embedding",
     "Linear",
     "QTensor",

@@ -69,7 +69,7 @@ def _conv_shape(  # type: ignore[no-untyped-def]
     return _out(x, (x.shape[0], n, *size), out_scale, dtype)
 
 
-def _pooled(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
+def pooled_size(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
     """torch's rule: with `ceil_mode` the last window must start inside the image or its padding before it."""
     room = size + 2 * padding - dilation * (kernel - 1) - 1
     out = (-(-room // stride) if ceil_mode else room // stride) + 1
@@ -77,7 +77,9 @@ def _pooled(size: int, kernel: int, stride: int, padding: int, dilation: int, ce
 
 
 def _pool_shape(x, kernel, stride, padding, dilation, ceil_mode):  # type: ignore[no-untyped-def]
-    size = (_pooled(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i], ceil_mode) for i in (0, 1))
+    size = (
+        pooled_size(x.shape[2 + i], kernel[i], stride[i], padding[i], dilation[i], ceil_mode) for i in (0, 1)
+    )
     return _out(x, (*x.shape[:2], *size), x, None)
 
 

@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from . import _native
 from .nn import PackedWeight, storage
-from .nn.linear import is_conv1d
 from .nn.placing import place, take_hooks
 from .nn.registry import registration_of
 from .progress import each
@@ -98,17 +97,14 @@ def _checked(target: Target) -> bool:
     if weight.is_meta:
         return False
     name, module = target.users[0]
-    stored: Tensor = weight.T if is_conv1d(module) else weight
+    kind: type[PackedWeight] = registration_of(module).quantized  # type: ignore[union-attr]
+    stored: Tensor = kind.matrix_of(module, weight)
     try:
         lo, hi = _native.ranges(stored.cpu().contiguous(), scheme.group_size)
         storage.check_cast(stored, scheme)
     except _native.NotFinite as bad:
-        index = bad.index
-        if is_conv1d(module):  # the index of the user's own [in, out] tensor
-            n, k = stored.shape
-            index = index % k * n + index // k
+        bad.index = kind.float_index(module, weight.shape, bad.index)
         full_name = f"{name}.weight" if name else "weight"
-        bad.index = index
         raise bad.named(full_name, weight.shape) from None
     if scheme.per_channel:
         return False

@@ -208,7 +208,7 @@ def _layer(cls: type[PackedWeight], module: nn.Module, entry: Config, packed: bo
     scheme = Scheme.from_dict(entry)
     options = {name: entry[name] for name in cls.OPTIONS if name in entry}
     layer = cls.wrap(module, scheme, **options)
-    meta = torch.empty(layer.weight_shape, dtype=dtype, device="meta")
+    meta = torch.empty(layer.float_shape, dtype=dtype, device="meta")
     layer._parameters["weight"] = nn.Parameter(meta)
     if packed:
         layer.hold(storage.hold(storage.empty(layer.weight_shape, scheme), meta.device), like=meta)

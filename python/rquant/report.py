@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .nn import PackedWeight
-from .nn.linear import is_conv1d
+from .nn.registry import registration_of
 from .rules import describe_scheme
 from .scheme import Scheme
 from .selection import Target, Tree
@@ -159,8 +159,8 @@ def rows_of(tree: Tree, targets: list[Target], wide: list[bool], kept: dict[str,
             target, is_wide = chosen[name]
             stored = str(target.choice)
             if "weight" in new:
-                n, k = new["weight"].shape
-                shape = (k, n) if is_conv1d(module) else (n, k)
+                like = new["weight"].detach().to("meta")
+                shape = registration_of(module).quantized.matrix_of(module, like).shape  # type: ignore[union-attr]
                 floats -= new["weight"].nbytes
                 after = floats + _stored_bytes(shape, target.choice.scheme, is_wide)
             if is_wide:

@@ -2,6 +2,7 @@
 
 from .attention import MultiheadAttention
 from .container import Container
+from .conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from .embedding import Embedding
 from .embedding_bag import EmbeddingBag
 from .experts import Experts
@@ -17,6 +18,10 @@ __all__ = [
     "LSTM",
     "RNN",
     "Container",
+    "Conv1d",
+    "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "Embedding",
     "EmbeddingBag",
     "Experts",

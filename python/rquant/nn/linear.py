@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _autograd, _ops
+from .. import _autograd, _ops, _static_ops
+from ..flow import Activation, Codes, Place
 from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
 from ..scheme import Optimizer, Scheme
 from . import storage
 from .outliers import Outliers, resolve_outliers
 from .packed_weight import PackedWeight, float_weight
 from .registry import register_module
+from .static import StaticInput, epilogue, plain
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -23,7 +25,7 @@ def is_conv1d(module: nn.Module) -> bool:
 
 @register_module(is_conv1d)
 @register_module(nn.Linear)
-class Linear(PackedWeight, nn.Linear):
+class Linear(StaticInput, PackedWeight, nn.Linear):
     """`nn.Linear` with weight `[out_features, in_features]` in int8, int4, int2 or float8.
 
     Made by `from_float` or `rquant.quantize`. Until `freeze` the float `weight` is a Parameter, quantized anew in each
@@ -37,7 +39,7 @@ class Linear(PackedWeight, nn.Linear):
     gives a row of NaN.
     """
 
-    OPTIONS = ("activations", "outliers")
+    OPTIONS = ("activations", "outliers", *StaticInput.OPTIONS)
     activations: QType | None
     outliers: float | tuple[int, ...] | None
     outlier_weight: Tensor | None
@@ -64,6 +66,7 @@ class Linear(PackedWeight, nn.Linear):
         self.activations = None if activations is None else qtype_of(activations, "activations", ACTIVATIONS)
         self.outliers = resolve_outliers(outliers, self._rounded(), in_features)
         self.register_buffer("outlier_weight", None)
+        self.begin_static()
 
     @classmethod
     def from_float(
@@ -95,6 +98,9 @@ class Linear(PackedWeight, nn.Linear):
         scheme: Scheme,
         activations: QType | str | None = None,
         outliers: Outliers = None,
+        flow: bool | None = None,
+        keep: int | None = None,
+        calibrated: Sequence[str] | None = None,
     ) -> "Linear":
         """An unfrozen layer around the very Parameters of `linear` (a `Conv1D`'s weight is transposed)."""
         weight = float_weight(linear)
@@ -119,8 +125,14 @@ class Linear(PackedWeight, nn.Linear):
         )
         layer._parameters["bias"] = bias
         layer.begin(weight, scheme)
+        layer.expect(flow, keep, calibrated)
         layer.training = linear.training
         return layer
+
+    @classmethod
+    def matrix_of(cls, module: nn.Module, weight: Tensor) -> Tensor:
+        """`weight`, transposed if it is a `Conv1D`'s."""
+        return weight.T if is_conv1d(module) else weight
 
     def reset_parameters(self) -> None:
         """Torch's, but for a weight on meta, where random numbers cost time and are none."""
@@ -184,12 +196,41 @@ class Linear(PackedWeight, nn.Linear):
                 missing_keys.append(key)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *args)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """`input @ weight.T + bias`; the argument has `nn.Linear`'s name, by which callers may give it."""
+    def forward(self, input: Any) -> Any:
+        """`input @ weight.T + bias`; the argument has `nn.Linear`'s name, by which callers may give it.
+
+        A calibrated layer also takes and may give an `Activation`.
+        """
+        if type(input) is Activation or self.activations is not None:
+            if self._may_be_static() and self.statically():
+                return self.receive(input)
+            input = plain(input)
         parameters = self._parameters
         # `self.bias` is slow; but FSDP may have taken the parameter out of the dict and put a tensor in its place
         bias = parameters["bias"] if "bias" in parameters else self.bias  # noqa: SIM401
         return self.multiply(input, bias)
+
+    def _may_be_static(self) -> bool:
+        return self._rounded() == qint8 and self.outliers is None and self.in_features > 0
+
+    def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
+        """See `flow.place.StaticLayer`."""
+        return (*shape[:-1], self.out_features)
+
+    def product(
+        self, x: Codes, addend: Codes | None, lo: float, hi: float, to: Place | None, dtype: torch.dtype
+    ) -> Tensor:
+        """See `flow.place.StaticLayer`."""
+        rest = epilogue(addend, lo, hi, to, dtype)
+        panels, bias = self.panels(), self._parameters["bias"]
+        return _static_ops.linear_static(
+            x.codes.contiguous(), x.scale, x.zero, panels, bias, self.out_features, *rest
+        )  # type: ignore[no-any-return]
+
+    def float_product(self, x: Tensor) -> Tensor:
+        """See `flow.place.StaticLayer`."""
+        bias = self._parameters["bias"]
+        return nn.functional.linear(x, self.dequantize(x.dtype), None if bias is None else bias.to(x.dtype))
 
     def multiply(self, x: Tensor, bias: Tensor | None, scale: Tensor | None = None) -> Tensor:
         """`x @ weight.T + bias` with any bias, and of a frozen layer by ready-made activation scales if there are any.

@@ -22,9 +22,10 @@ _LIKE = "_compute_like"
 
 
 class PackedWeight(nn.Module):
-    """Mixin before a torch module that has a Parameter `weight` of 2 dimensions.
+    """Mixin before a torch module that has a Parameter `weight` of 2 dimensions, or of more that make a matrix.
 
-    A subclass writes `wrap`, which calls `begin`, `weight_shape` and `forward`; `register_module` makes it known.
+    A subclass writes `wrap`, which calls `begin`, `weight_shape` and `forward`; `register_module` makes it known. One whose
+    weight is not a matrix also writes `float_shape`, `matrix_of` and its inverse `from_matrix`.
     Its `forward` asks `dequantize()` for the float weight that counts, or calls an op on the `held` tensors.
     """
 
@@ -64,6 +65,39 @@ class PackedWeight(nn.Module):
         """`(n, k)`: rows are output features, or embeddings."""
 
     @property
+    def float_shape(self) -> tuple[int, ...]:
+        """Of the float weight; `weight_shape` unless that is not a matrix."""
+        return self.weight_shape
+
+    @classmethod
+    def matrix_of(cls, module: nn.Module, weight: Tensor) -> Tensor:
+        """The matrix `[n, k]` of `weight`, as a float `module` of the class's kind or the layer itself holds it."""
+        return weight
+
+    @classmethod
+    def float_index(cls, module: nn.Module, shape: tuple[int, ...], index: int) -> int:
+        """The flat index in a weight of `shape` that its matrix has at `index`."""
+        indices = torch.arange(torch.Size(shape).numel()).reshape(shape)
+        return int(cls.matrix_of(module, indices).reshape(-1)[index])
+
+    def from_matrix(self, matrix: Tensor) -> Tensor:
+        """The inverse of `matrix_of`: `[n, k]` as a weight of `float_shape`."""
+        return matrix
+
+    def panels(self) -> Tensor:
+        """The weight as this machine's kernels read it: held if the layer is frozen, else quantized and packed anew."""
+        if storage.PANELS in self._buffers:
+            return self._buffers[storage.PANELS]  # type: ignore[return-value]
+        weight = self._parameters.get("weight")
+        cpu = torch.device("cpu")
+        q = (
+            self.canonical()
+            if weight is None
+            else storage.quantize(self.matrix_of(self, weight), self.scheme)
+        )
+        return storage.hold(q.map(lambda t: t.to(cpu)), cpu)[storage.PANELS]
+
+    @property
     def frozen(self) -> bool:
         """Whether the weight is integers by now."""
         return storage.PANELS in self._buffers or storage.CANONICAL[0] in self._buffers
@@ -85,9 +119,10 @@ class PackedWeight(nn.Module):
             q = (
                 storage.empty(self.weight_shape, self.scheme)
                 if weight.is_meta
-                else storage.quantize(weight, self.scheme)
+                else storage.quantize(self.matrix_of(self, weight), self.scheme)
             )
         except NotFinite as bad:
+            bad.index = self.float_index(self, weight.shape, bad.index)
             raise bad.named("weight", weight.shape) from None
         self.hold(storage.hold(q, weight.device), like=weight)
 
@@ -118,11 +153,12 @@ class PackedWeight(nn.Module):
         return storage.canonical_like(self.held, self.weight_shape, self.scheme)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The weight `[n, k]` that the layer computes with, in float; by default of the compute dtype."""
+        """The weight that the layer computes with, in float, of `float_shape`; by default of the compute dtype."""
         dtype = dtype or self.compute_like.dtype
         if self.frozen:
-            return storage.dequantize(self.held, self.weight_shape, self.scheme, dtype)
-        return _autograd.fake_quantize(self._parameters["weight"], self._scheme_arguments()).to(dtype)  # type: ignore[arg-type]
+            return self.from_matrix(storage.dequantize(self.held, self.weight_shape, self.scheme, dtype))
+        matrix = self.matrix_of(self, self._parameters["weight"])  # type: ignore[arg-type]
+        return self.from_matrix(_autograd.fake_quantize(matrix, self._scheme_arguments()).to(dtype))
 
     def _scheme_arguments(self) -> SchemeArguments:
         scheme = self.scheme
@@ -140,9 +176,7 @@ class PackedWeight(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         tie = (
-            name == "weight"
-            and isinstance(value, WeightView)
-            and value.layer.weight_shape == self.weight_shape
+            name == "weight" and isinstance(value, WeightView) and value.layer.float_shape == self.float_shape
         )
         if tie:
             self.scheme = value.layer.scheme
@@ -232,5 +266,5 @@ class PackedWeight(nn.Module):
 def float_weight(module: nn.Module) -> nn.Parameter | None:
     """The Parameter `weight` of a module; one without values, on meta, for a frozen layer."""
     if isinstance(module, PackedWeight) and module.frozen:
-        return nn.Parameter(torch.empty(module.weight_shape, dtype=module.compute_like.dtype, device="meta"))
+        return nn.Parameter(torch.empty(module.float_shape, dtype=module.compute_like.dtype, device="meta"))
     return module._parameters.get("weight")

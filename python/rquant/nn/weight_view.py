@@ -25,7 +25,7 @@ class WeightView(Tensor):
     @staticmethod
     def __new__(cls, layer: "PackedWeight") -> "WeightView":
         like = layer.compute_like
-        view = Tensor._make_wrapper_subclass(cls, layer.weight_shape, dtype=like.dtype, device=like.device)
+        view = Tensor._make_wrapper_subclass(cls, layer.float_shape, dtype=like.dtype, device=like.device)
         view.layer = layer
         return view
 

@@ -25,8 +25,8 @@ def unshield(layer: PackedWeight) -> None:
 def take_weight(layer: PackedWeight, weight: Tensor, transposed: bool) -> None:
     """Freeze `layer` to the float `weight` that was read for it. Raises ValueError for a wrong shape, NaN or infinity."""
     value = weight.T.contiguous() if transposed else weight
-    if value.shape != layer.weight_shape:
-        raise ValueError(f"weight: expected shape {layer.weight_shape}, got {tuple(value.shape)}")
+    if value.shape != layer.float_shape:
+        raise ValueError(f"weight: expected shape {layer.float_shape}, got {tuple(value.shape)}")
     layer._parameters["weight"] = nn.Parameter(value, requires_grad=False)
     layer.freeze()
     shield(layer)

@@ -1,0 +1,9 @@
+"""int8 between layers: what stands for a float tensor while only its codes exist."""
+
+from .activation import Activation
+from .floats import Floats
+from .integers import Codes, Integers
+from .place import Place
+from .recording import Recorder
+
+__all__ = ["Activation", "Codes", "Floats", "Integers", "Place", "Recorder"]

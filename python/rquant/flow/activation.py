@@ -1,0 +1,152 @@
+"""What a calibrated layer returns: it passes for a float tensor, and torch's functions take it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .functions import HANDLERS, METHODS
+from .value import Value
+
+
+class Activation:
+    """Stands for a float tensor of which, in the end, perhaps only int8 codes are made (see `Value`).
+
+    ReLU, clamps, additions of one another, concatenation, pooling and what only moves elements stay in int8; any other
+    function or method of torch gets the floats. Not a subclass of `torch.Tensor`: it has no memory. `float()` is the tensor.
+    """
+
+    def __init__(self, value: Value) -> None:
+        self.value = value
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        handler = HANDLERS.get(func)
+        if handler is not None:
+            result = handler(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        if args and isinstance(args[0], cls) and _in_place(getattr(func, "__name__", "")):
+            return args[0].change(func, args[1:], kwargs)
+        return func(*_plain(args), **_plain(kwargs))
+
+    def change(self, func: Any, args: Any, kwargs: Any) -> "Activation":
+        """Run a function that writes to its first argument: this is another value then, and the old one what it was."""
+        floats = self.float().clone()
+        func(floats, *_plain(args), **_plain(kwargs))
+        self.value = self.value.given(floats)
+        return self
+
+    def float(self) -> Tensor:
+        """The tensor it stands for, in its dtype."""
+        return self.value.tensor()
+
+    def layers(self) -> set[Any]:
+        """See `Value.layers`."""
+        return self.value.layers()
+
+    @property
+    def shape(self) -> torch.Size:
+        """As a tensor's."""
+        return self.value.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the floats."""
+        return self.value.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Dimensions."""
+        return len(self.value.shape)
+
+    def dim(self) -> int:
+        """Dimensions."""
+        return len(self.value.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        """All sizes, or one."""
+        return self.value.shape if dim is None else self.value.shape[dim]
+
+    def numel(self) -> int:
+        """Elements."""
+        return self.value.shape.numel()
+
+    def become(self, other: "Activation") -> "Activation":
+        """An operation in place: from now on `other`'s value; what was computed of the old one keeps that."""
+        self.value = other.value
+        return self
+
+    def __len__(self) -> int:
+        return self.value.shape[0]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        method = METHODS.get(name)
+        if method is None and _in_place(name):
+            return lambda *args, **kwargs: self.change(getattr(Tensor, name), args, kwargs)
+        if method is None:
+            return getattr(self.float(), name)
+        return lambda *args, **kwargs: method(self, *args, **kwargs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return METHODS["__getitem__"](self, index)
+
+    def __add__(self, other: Any) -> Any:
+        return METHODS["add"](self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return METHODS["add"](self, other)
+
+    def __iadd__(self, other: Any) -> Any:
+        result = METHODS["add"](self, other)
+        return self.become(result) if isinstance(result, Activation) else result
+
+    def __array__(self, dtype: Any = None) -> Any:
+        return self.float().detach().cpu().numpy().astype(dtype or "float32")
+
+    def __repr__(self) -> str:
+        state = (
+            "codes"
+            if self.value.rounded is not None
+            else "pending"
+            if self.value.floats is None
+            else "floats"
+        )
+        return f"Activation({tuple(self.shape)}, {self.dtype}, {state})"
+
+
+def _in_place(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _operator(name: str) -> Any:
+    def operator(self: Activation, *args: Any) -> Any:
+        return getattr(self.float(), name)(*_plain(args))
+
+    operator.__name__ = name
+    return operator
+
+
+_OPERATORS = """
+sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod pow rpow matmul rmatmul neg abs eq ne lt le gt ge bool int iter
+contains invert and or xor setitem
+"""
+for _name in _OPERATORS.split():
+    setattr(Activation, f"__{_name}__", _operator(f"__{_name}__"))
+Activation.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+
+def _plain(tree: Any) -> Any:
+    """Activations as the tensors they stand for, in arguments as torch's functions take them."""
+    if isinstance(tree, Activation):
+        return tree.float()
+    if isinstance(tree, tuple | list):
+        return type(tree)(_plain(part) for part in tree)
+    if isinstance(tree, dict):
+        return {key: _plain(part) for key, part in tree.items()}
+    return tree

@@ -1,0 +1,129 @@
+"""Deployed arithmetic: int8 codes and the ops on them."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .. import _static_ops as ops
+from .place import Place, StaticLayer
+
+
+class Codes(NamedTuple):
+    """int8 codes of a tensor: `scale * (codes - zero)`.
+
+    `finite`: bool, one a sample (index of the first dimension): False where NaN or infinity went in, so that NaN comes out.
+    `key`: `StaticLayer.qkey` of scale and zero point.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    finite: Tensor
+    key: object
+
+
+def _of(place: Place) -> tuple[Tensor, Tensor]:
+    qparams = place.qparams
+    assert qparams is not None, "who asks for codes looked first"
+    return qparams
+
+
+def _both(a: Tensor, b: Tensor) -> Tensor:
+    return a if a is b else a & b
+
+
+class Integers:
+    """Each method makes `Codes` of `Codes`; `Floats` has the same ones on rounded floats."""
+
+    def knows(self, place: Place) -> bool:
+        """Whether values can be rounded there."""
+        return place.qparams is not None
+
+    def enter(self, value: Tensor, place: Place) -> Codes:
+        """Floats of any shape as codes."""
+        scale, zero = _of(place)
+        if value.dim() == 4:
+            value = value.contiguous(memory_format=torch.channels_last)
+        codes, finite = ops.quantize_static(value, scale, zero)
+        return Codes(codes, scale, zero, finite, place.key)
+
+    def leave(self, x: Codes, dtype: torch.dtype) -> Tensor:
+        """Codes as floats."""
+        return self._said(ops.dequantize_static(x.codes, x.scale, x.zero, dtype), x.finite)
+
+    def _said(self, value: Tensor, finite: Tensor) -> Tensor:
+        shape = (-1, *[1] * (value.dim() - 1))
+        return torch.where(finite.reshape(shape), value, torch.nan) if finite.numel() > 0 else value
+
+    def product(
+        self, layer: StaticLayer, x: Codes, addend: Codes | None, lo: float, hi: float, to: Place
+    ) -> Codes:
+        """`clamp(layer(x) + addend, lo, hi)` as codes."""
+        scale, zero = _of(to)
+        out = layer.product(x, addend, lo, hi, to, torch.float32)
+        finite = x.finite if addend is None else _both(x.finite, addend.finite)
+        return Codes(out, scale, zero, finite, to.key)
+
+    def float_product(
+        self, layer: StaticLayer, x: Codes, addend: Codes | None, lo: float, hi: float, dtype: torch.dtype
+    ) -> Tensor:
+        """The same as floats."""
+        out = layer.product(x, addend, lo, hi, None, dtype)
+        return self._said(out, x.finite if addend is None else _both(x.finite, addend.finite))
+
+    def again(self, x: Codes, to: Place, lo: float = -math.inf, hi: float = math.inf) -> Codes:
+        """Under other parameters, clamped."""
+        if x.key is not None and x.key == to.key and (lo, hi) == (-math.inf, math.inf):
+            return x
+        scale, zero = _of(to)
+        return Codes(
+            ops.requantize_static(x.codes, x.scale, x.zero, lo, hi, scale, zero), scale, zero, x.finite, to.key
+        )  # fmt: skip
+
+    def add(self, a: Codes, b: Codes, lo: float, hi: float, to: Place) -> Codes:
+        """`clamp(a + b)`."""
+        scale, zero = _of(to)
+        out = ops.add_static(a.codes, a.scale, a.zero, b.codes, b.scale, b.zero, lo, hi, scale, zero)
+        return Codes(out, scale, zero, _both(a.finite, b.finite), to.key)
+
+    def join(self, parts: Sequence[Codes], dim: int, to: Place) -> Codes:
+        """`torch.cat`."""
+        scale, zero = _of(to)
+        codes, scales, zeros = ([part[i] for part in parts] for i in range(3))
+        if all(part.key is not None and part.key == to.key for part in parts):
+            out = torch.cat(codes, dim)
+        else:
+            out = ops.concat_static(codes, scales, zeros, dim, scale, zero)
+        finite = parts[0].finite
+        for part in parts[1:]:
+            finite = _both(finite, part.finite)
+        return Codes(out, scale, zero, finite, to.key)
+
+    def move(
+        self, x: Codes, func: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Codes:
+        """What only moves elements: a view, a permutation, a slice."""
+        out = func(x.codes, *args, **kwargs)
+        samples = out.shape[0] == x.finite.shape[0]
+        return x._replace(codes=out, finite=x.finite if samples else x.finite.all().reshape(1))
+
+    def pad(self, x: Codes, pad: Sequence[int]) -> Codes:
+        """Zeros around."""
+        if isinstance(x.key, tuple):
+            return x._replace(codes=functional.pad(x.codes, list(pad), value=x.key[1]))
+        # int8 wraps around, so that this is exact
+        return x._replace(codes=functional.pad(x.codes - x.zero, list(pad)) + x.zero)
+
+    def max_pool(self, x: Codes, *args: Any) -> Codes:
+        """`max_pool_static`'s arguments."""
+        return x._replace(codes=ops.max_pool_static(x.codes, *args))
+
+    def average(self, x: Codes, args: Sequence[Any], to: Place) -> Codes:
+        """`avg_pool_static`'s arguments, or `adaptive_avg_pool_static`'s one."""
+        scale, zero = _of(to)
+        op = ops.adaptive_avg_pool_static if len(args) == 1 else ops.avg_pool_static
+        return Codes(op(x.codes, x.scale, x.zero, *args, scale, zero), scale, zero, x.finite, to.key)

@@ -1,0 +1,51 @@
+"""Where values are rounded, and what a layer offers to those who compute with it."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class StaticLayer(Protocol):
+    """A layer whose input, and perhaps output, has a calibrated scale."""
+
+    keep: int | None
+    """The stage of its output that has several readers and is made codes for them (see `Activation`)."""
+
+    def qparams(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """Scale (float32 `[1]`) and zero point (int8 `[1]`) of its "input" or "output"; None if not calibrated."""
+
+    def qkey(self, name: str) -> object:
+        """The same as a Python value that compares equal where they do; None if that is not known."""
+
+    def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
+        """Of an input of this shape."""
+
+    def product(
+        self, x: Any, addend: Any, lo: float, hi: float, to: "Place | None", dtype: torch.dtype
+    ) -> Tensor:
+        """On int8 codes: `clamp(layer(x) + addend, lo, hi)`, as codes for `to` or floats of `dtype`."""
+
+    def float_product(self, x: Tensor) -> Tensor:
+        """The layer on floats, its weight rounded as it is in deployment."""
+
+    def simulate(self, name: str, value: Tensor) -> Tensor:
+        """`value` rounded as "input" or "output" of the layer is, with gradients; as it is if that is not calibrated."""
+
+
+class Place(NamedTuple):
+    """The input or output of a layer."""
+
+    layer: StaticLayer
+    name: Literal["input", "output"]
+
+    @property
+    def qparams(self) -> tuple[Tensor, Tensor] | None:
+        """Scale and zero point, if calibrated."""
+        return self.layer.qparams(self.name)
+
+    @property
+    def key(self) -> object:
+        """See `StaticLayer.qkey`."""
+        return self.layer.qkey(self.name)

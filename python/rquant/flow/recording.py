@@ -1,0 +1,91 @@
+"""Watching a model while it runs on samples: what each layer sees, and which outputs stay among layers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.utils._pytree import tree_map
+
+if TYPE_CHECKING:
+    from .place import StaticLayer
+    from .value import Value
+
+_current: "Recorder | None" = None
+
+
+def current() -> "Recorder | None":
+    """Who records now."""
+    return _current
+
+
+class Recorder:
+    """Base of what calibrates: `input` and `output` are called with values in float while `recording()` lasts.
+
+    Layers compute in float meanwhile, their weights rounded. Afterwards `flowing` holds the layers whose output reached
+    another quantized layer through operations that int8 passes, and that did not leave the outermost module; `kept` the
+    stage at which a layer's output has several readers.
+    """
+
+    def __init__(self) -> None:
+        self.flowing: set[StaticLayer] = set()
+        self.leaked: set[StaticLayer] = set()
+        self.kept: dict[StaticLayer, int] = {}
+
+    def input(self, layer: "StaticLayer", value: Tensor) -> None:
+        """`value` is about to be `layer`'s input."""
+        raise NotImplementedError
+
+    def output(self, layer: "StaticLayer", value: Tensor) -> None:
+        """`value`, which came of `layer`'s output, is needed as codes by something other than a layer."""
+        raise NotImplementedError
+
+    def reached(self, value: "Value") -> None:
+        """A quantized layer read `value`."""
+        self.flowing.update(value.layers())
+
+    def shared(self, layer: "StaticLayer", stage: int, value: Tensor) -> None:
+        """`layer`'s output at this stage is `value`, and is read again after a fused operation took it along."""
+        self.kept.setdefault(layer, stage)
+        self.output(layer, value.detach())
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record all that runs inside; raises RuntimeError if another recorder does."""
+        global _current
+        if _current is not None:
+            raise RuntimeError("recording: expected no other calibration under way, got one inside another")
+        depth = 0
+
+        def enter(module: nn.Module, args: Any) -> None:
+            nonlocal depth
+            depth += 1
+
+        def leave(module: nn.Module, args: Any, output: Any) -> Any:
+            nonlocal depth
+            depth -= 1
+            return tree_map(self._out, output) if depth == 0 else None
+
+        handles = [
+            torch_module.register_module_forward_pre_hook(enter),
+            torch_module.register_module_forward_hook(leave, always_call=True),
+        ]
+        _current = self
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            _current = None
+            for handle in handles:
+                handle.remove()
+
+    def _out(self, value: Any) -> Any:
+        """What the user gets of an output: floats; its layers give floats from then on."""
+        from .activation import Activation
+
+        if not isinstance(value, Activation):
+            return value
+        self.leaked.update(value.layers())
+        return value.float()

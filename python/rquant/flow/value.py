@@ -1,0 +1,310 @@
+"""Tensors that are not computed yet: what they will be computed of, and when.
+
+A `Value` is asked either for codes at a `Place` (a quantized layer's input) or for floats, and is computed then, once. A
+layer's product takes ReLU, clamps and one addition along, so that they cost nothing and nothing is rounded between.
+Values computed by `Integers` are codes; by `Floats`, in training and while recording, the same rounded floats.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import recording
+from .place import Place, StaticLayer
+
+INF = math.inf
+
+
+class Value:
+    """What its `node` gives, then plus `addend`, then clamped to [lo, hi]; kept once computed.
+
+    Once `rounded`, that is its value for every later reader: a skip connection sees the codes that the first layer read.
+    """
+
+    def __init__(self, arithmetic: Any, node: Any, shape: Sequence[int], dtype: torch.dtype) -> None:
+        self.arithmetic, self.node = arithmetic, node
+        self.shape, self.dtype = torch.Size(shape), dtype
+        self.addend: Value | None = None
+        self.lo, self.hi = -INF, INF
+        self.stage = 0
+        """How many operations the product took along."""
+        self.taken = False
+        self.rounded: Any = None
+        self.floats: Tensor | None = None
+
+    @property
+    def layer(self) -> StaticLayer | None:
+        """The layer whose product this is, with what it took along."""
+        return self.node.layer if isinstance(self.node, Product) else None
+
+    @property
+    def place(self) -> Place | None:
+        """Where it is rounded when something other than a layer needs codes: the output of the layer it came of."""
+        layer = self.node.origin()
+        return None if layer is None else Place(layer, "output")
+
+    def layers(self) -> set[StaticLayer]:
+        """The layers whose outputs it is computed of without another layer between."""
+        found = self.node.layers()
+        return found if self.addend is None else found | self.addend.layers()
+
+    def given(self, floats: Tensor) -> "Value":
+        """Another value of this one's kind: these floats."""
+        value = Value(self.arithmetic, Given(), floats.shape, floats.dtype)
+        value.floats = floats
+        return value
+
+    # reading
+
+    def codes(self, place: Place) -> Any:
+        """Rounded for `place`."""
+        if self.rounded is not None:
+            return self.arithmetic.again(self.rounded, place)
+        self._read()
+        self.rounded = None if self.floats is not None else self.node.round(self, place)
+        if self.rounded is None:
+            self.rounded = self.arithmetic.enter(self._computed(), place)
+        return self.rounded
+
+    def own(self) -> Any:
+        """Rounded as it is, or else at its own place; None where that is not calibrated."""
+        if self.rounded is None:
+            place = self.place
+            if place is None or not self.arithmetic.knows(place):
+                return None
+            self.codes(place)
+        return self.rounded
+
+    def tensor(self) -> Tensor:
+        """As floats: exact if it was not rounded before."""
+        if self.floats is None and self.rounded is None:
+            self._read()
+        return self._computed()
+
+    def _computed(self) -> Tensor:
+        if self.floats is None:
+            if self.rounded is not None:
+                self.floats = self.arithmetic.leave(self.rounded, self.dtype)
+            else:
+                self.floats = self.node.floats(self)
+        return self.floats
+
+    def _read(self) -> None:
+        recorder = recording.current()
+        if recorder is not None and self.taken:
+            self._shared(recorder)
+
+    def _shared(self, recorder: "recording.Recorder") -> None:
+        if self.layer is not None:
+            recorder.shared(self.layer, self.stage, self._computed())
+
+    # what follows
+
+    def _take(self) -> "Value | None":
+        """A copy for the product to take an operation along; None if it is too late for that."""
+        if self.layer is not None and self.layer.keep == self.stage and recording.current() is None:
+            self.own()
+        if self.rounded is not None or self.floats is not None or not self.node.fuses:
+            return None
+        recorder = recording.current()
+        if recorder is not None and self.taken:
+            self._shared(recorder)
+        self.taken = True
+        taken = copy.copy(self)
+        taken.taken, taken.stage = False, self.stage + 1
+        return taken
+
+    def clamp(self, lo: float, hi: float) -> "Value":
+        """`clamp(self, lo, hi)`."""
+        value = self._take() or Value(self.arithmetic, Clamped(self), self.shape, self.dtype)
+        value.lo, value.hi = (min(max(edge, lo), hi) for edge in (value.lo, value.hi))
+        return value
+
+    def add(self, other: "Value") -> "Value":
+        """`self + other`, of the same shape and arithmetic."""
+        for first, second in ((self, other), (other, self)):
+            if not (
+                isinstance(first.node, Product)
+                and first.addend is None
+                and (first.lo, first.hi) == (-INF, INF)
+            ):
+                continue
+            if first.node.takes_addend and (taken := first._take()) is not None:
+                taken.addend = second
+                return taken
+        return Value(self.arithmetic, Added(self, other), self.shape, self.dtype)
+
+    def clamped(self, x: Tensor) -> Tensor:
+        """Floats, clamped as this is."""
+        return x if (self.lo, self.hi) == (-INF, INF) else x.clamp(self.lo, self.hi)
+
+
+class Product:
+    """A layer on an input that is rounded already."""
+
+    fuses = True
+
+    def __init__(self, layer: StaticLayer, x: Any) -> None:
+        self.layer, self.x = layer, x
+        self.takes_addend = True
+
+    def origin(self) -> StaticLayer:
+        return self.layer
+
+    def layers(self) -> set[StaticLayer]:
+        return {self.layer}
+
+    def round(self, value: Value, place: Place) -> Any:
+        addend = None if value.addend is None else value.addend.own()
+        if value.addend is not None and addend is None:
+            return None
+        return value.arithmetic.product(self.layer, self.x, addend, value.lo, value.hi, place)
+
+    def floats(self, value: Value) -> Tensor:
+        arithmetic, addend = value.arithmetic, value.addend
+        known = None if addend is None else addend.rounded
+        if addend is None or known is not None:
+            return arithmetic.float_product(self.layer, self.x, known, value.lo, value.hi, value.dtype)  # type: ignore[no-any-return]
+        product = arithmetic.float_product(self.layer, self.x, None, -INF, INF, value.dtype)
+        return value.clamped(product + addend.tensor())
+
+
+class Given:
+    """Floats that are there."""
+
+    fuses = False
+
+    def origin(self) -> StaticLayer | None:
+        return None
+
+    def layers(self) -> set[StaticLayer]:
+        return set()
+
+    def round(self, value: Value, place: Place) -> Any:
+        return None
+
+
+class _Of:
+    """A node of other values."""
+
+    fuses = False
+
+    def __init__(self, *parents: Value) -> None:
+        self.parents = parents
+
+    def origin(self) -> StaticLayer | None:
+        place = self.parents[0].place
+        return None if place is None else place.layer
+
+    def layers(self) -> set[StaticLayer]:
+        return set().union(*(parent.layers() for parent in self.parents))
+
+
+class Clamped(_Of):
+    """A value that was computed before it could take the clamp along."""
+
+    fuses = True
+
+    def round(self, value: Value, place: Place) -> Any:
+        x = self.parents[0].own()
+        return None if x is None else value.arithmetic.again(x, place, value.lo, value.hi)
+
+    def floats(self, value: Value) -> Tensor:
+        return value.clamped(self.parents[0].tensor())
+
+
+class Added(_Of):
+    """A sum that no product could take along."""
+
+    fuses = True
+
+    def round(self, value: Value, place: Place) -> Any:
+        a, b = (parent.own() for parent in self.parents)
+        if a is None or b is None:
+            return None
+        return value.arithmetic.add(a, b, value.lo, value.hi, place)
+
+    def floats(self, value: Value) -> Tensor:
+        a, b = self.parents
+        return value.clamped(a.tensor() + b.tensor())
+
+
+class Joined(_Of):
+    """Values side by side along a dimension; each is rounded for whoever reads the whole."""
+
+    def __init__(self, parents: Sequence[Value], dim: int) -> None:
+        super().__init__(*parents)
+        self.dim = dim
+
+    def round(self, value: Value, place: Place) -> Any:
+        return value.arithmetic.join([parent.codes(place) for parent in self.parents], self.dim, place)
+
+    def floats(self, value: Value) -> Tensor:
+        return torch.cat([parent.tensor() for parent in self.parents], self.dim)
+
+
+class Moved(_Of):
+    """Elements in another order or some of them, which commutes with rounding: `func` on codes or floats."""
+
+    def __init__(
+        self, parent: Value, func: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> None:
+        super().__init__(parent)
+        self.func, self.args, self.kwargs = func, args, kwargs
+
+    def round(self, value: Value, place: Place) -> Any:
+        return value.arithmetic.move(self.parents[0].codes(place), self.func, self.args, self.kwargs)
+
+    def floats(self, value: Value) -> Tensor:
+        return self.func(self.parents[0].tensor(), *self.args, **self.kwargs)
+
+
+class Padded(_Of):
+    """Zeros around it."""
+
+    def __init__(self, parent: Value, pad: Sequence[int]) -> None:
+        super().__init__(parent)
+        self.pad = list(pad)
+
+    def round(self, value: Value, place: Place) -> Any:
+        return value.arithmetic.pad(self.parents[0].codes(place), self.pad)
+
+    def floats(self, value: Value) -> Tensor:
+        return torch.nn.functional.pad(self.parents[0].tensor(), self.pad)
+
+
+class MaxPooled(_Of):
+    """Maxima, which commute with rounding."""
+
+    def __init__(self, parent: Value, args: Sequence[Any]) -> None:
+        super().__init__(parent)
+        self.args = args
+
+    def round(self, value: Value, place: Place) -> Any:
+        return value.arithmetic.max_pool(self.parents[0].codes(place), *self.args)
+
+    def floats(self, value: Value) -> Tensor:
+        return torch.nn.functional.max_pool2d(self.parents[0].tensor(), *self.args)
+
+
+class Averaged(_Of):
+    """Averages of codes that are rounded at their own place. One argument: adaptive."""
+
+    def __init__(self, parent: Value, args: Sequence[Any]) -> None:
+        super().__init__(parent)
+        self.args = args
+
+    def round(self, value: Value, place: Place) -> Any:
+        x = self.parents[0].own()
+        return None if x is None else value.arithmetic.average(x, self.args, place)
+
+    def floats(self, value: Value) -> Tensor:
+        pool = torch.nn.functional
+        x = self.parents[0].tensor()
+        return (
+            pool.adaptive_avg_pool2d(x, *self.args) if len(self.args) == 1 else pool.avg_pool2d(x, *self.args)
+        )

@@ -1,0 +1,250 @@
+"""Convolutions with quantized weights: `Conv1d`, `Conv2d`, `ConvTranspose1d`, `ConvTranspose2d`."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .. import _autograd, _ops, _static_ops
+from ..flow import Codes, Place
+from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
+from ..scheme import Optimizer, Scheme
+from .packed_weight import PackedWeight, float_weight
+from .registry import register_module
+from .static import StaticInput, epilogue, plain
+
+
+class _Conv(StaticInput, PackedWeight):
+    """What convolutions share. The weight is quantized as the matrix `[out_channels, kernel * in_channels / groups]`, with a
+    position's channels side by side: groups of a scale run over channels first.
+    """
+
+    OPTIONS = ("activations", *StaticInput.OPTIONS)
+    FLOAT: ClassVar[type[nn.Module]]
+    activations: QType | None
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Any
+    dilation: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    groups: int
+    transposed: bool
+    padding_mode: str
+    _reversed_padding_repeated_twice: list[int]
+
+    @classmethod
+    def from_float(
+        cls,
+        conv: nn.Module,
+        weights: QType | str = qint8,
+        activations: QType | str | None = None,
+        group_size: int | None = None,
+        symmetric: bool | None = None,
+        optimizer: str | Optimizer = "minmax",
+    ) -> Any:
+        """A frozen layer from the float one, which stays as it is.
+
+        Raises TypeError for another module, ValueError for NaN or infinity in the weight.
+        """
+        layer = cls.wrap(conv, Scheme.resolve(weights, group_size, symmetric, optimizer), activations)
+        layer.freeze()
+        if layer._parameters["bias"] is not None:
+            bias = layer._parameters["bias"]
+            layer._parameters["bias"] = nn.Parameter(bias.detach().clone(), bias.requires_grad)
+        return layer
+
+    @classmethod
+    def wrap(  # type: ignore[override]
+        cls,
+        conv: nn.Module,
+        scheme: Scheme,
+        activations: QType | str | None = None,
+        flow: bool | None = None,
+        keep: int | None = None,
+        calibrated: Sequence[str] | None = None,
+    ) -> Any:
+        """An unfrozen layer around the very Parameters of `conv`."""
+        weight = float_weight(conv)
+        if weight is None or not isinstance(conv, cls.FLOAT):
+            raise TypeError(f"conv: expected nn.{cls.FLOAT.__name__}, got {type(conv).__name__}")
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        # sizes and what torch derives of them; hooks and children are the caller's matter
+        layer.__dict__.update({k: v for k, v in conv.__dict__.items() if k not in nn.Module().__dict__})
+        layer._parameters["bias"] = conv._parameters.get("bias")  # type: ignore[assignment]
+        layer.begin(weight, scheme)
+        layer.begin_static()
+        layer.activations = None if activations is None else qtype_of(activations, "activations", ACTIVATIONS)
+        layer.expect(flow, keep, calibrated)
+        layer.training = conv.training
+        return layer
+
+    @classmethod
+    def refusal(cls, module: nn.Module) -> str | None:
+        """Why this module stays float; None if it need not."""
+        weight = module._parameters.get("weight")
+        empty = weight is not None and 0 in weight.shape
+        return super().refusal(module) or ("no elements" if empty else None)
+
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        """`(out_channels, kernel * in_channels / groups)`."""
+        kernel = torch.Size(self.kernel_size).numel()
+        return self.out_channels, kernel * (self.in_channels // self.groups)
+
+    @property
+    def float_shape(self) -> tuple[int, ...]:
+        """As torch's."""
+        if self.transposed:
+            return (self.in_channels, self.out_channels // self.groups, *self.kernel_size)
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    @classmethod
+    def matrix_of(cls, module: nn.Module, weight: Tensor) -> Tensor:
+        """The 2-D form of a float weight."""
+        if module.transposed:
+            weight = weight.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1)
+        return weight.movedim(1, -1).flatten(1)
+
+    def from_matrix(self, matrix: Tensor) -> Tensor:
+        """A matrix as torch's weight."""
+        weight = matrix.unflatten(1, (*self.kernel_size, -1)).movedim(-1, 1)
+        if self.transposed:
+            weight = weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+        return weight
+
+    def forward(self, input: Any, output_size: list[int] | None = None) -> Any:
+        """As torch's; a calibrated layer also takes and may give an `Activation`."""
+        integer = self.activations == qint8 and not self.scheme.qtype.is_floating_point
+        if integer and output_size is None and self.statically():
+            return self.receive(self._padded(input))
+        x = plain(input)
+        if (
+            integer
+            and output_size is None
+            and not (self.training or (torch.is_grad_enabled() and x.requires_grad))
+        ):
+            return self._dynamic(self._padded(x))
+        if self.activations is not None:
+            shape = x.shape
+            x = _autograd.round_rows(x.flatten(-len(self.kernel_size) - 1), self.activations).reshape(shape)
+        return self._float_forward(x, output_size)
+
+    def _padded(self, x: Any) -> Any:
+        """With `padding_mode`'s borders, where those are not zeros."""
+        if self.padding_mode == "zeros":
+            return x
+        return nn.functional.pad(plain(x), self._reversed_padding_repeated_twice, self.padding_mode)
+
+    def _float_forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        weight, bias = self.dequantize(x.dtype), self._parameters["bias"]
+        bias = None if bias is None else bias.to(x.dtype)  # type: ignore[assignment]
+        dims = len(self.kernel_size)
+        if not self.transposed:
+            return self._conv_forward(x, weight, bias)  # type: ignore[no-any-return, operator]
+        extra = self._output_padding(  # type: ignore[operator]
+            x, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
+        )
+        conv = nn.functional.conv_transpose1d if dims == 1 else nn.functional.conv_transpose2d
+        return conv(x, weight, bias, self.stride, self.padding, extra, self.groups, self.dilation)
+
+    def float_product(self, x: Tensor) -> Tensor:
+        """See `flow.place.StaticLayer`; borders other than zeros are there already."""
+        if self.padding_mode == "zeros":
+            return self._float_forward(x)
+        weight, bias = self.dequantize(x.dtype), self._parameters["bias"]
+        conv = nn.functional.conv1d if len(self.kernel_size) == 1 else nn.functional.conv2d
+        return conv(x, weight, bias, self.stride, 0, self.dilation, self.groups)
+
+    def _geometry(self) -> tuple[Any, ...]:
+        """Arguments of `conv_static` from `kernel` on: in two dimensions, borders as top, left, bottom, right."""
+
+        def two(values: Sequence[int], missing: int) -> tuple[int, ...]:
+            return (missing, *values) if len(values) == 1 else tuple(values)
+
+        borders = (0, 0, 0, 0)
+        if self.padding_mode == "zeros":
+            around = list(self._reversed_padding_repeated_twice)  # left, right, top, bottom
+            left, right, top, bottom = (*around, 0, 0)[:4]
+            borders = (top, left, bottom, right)
+        extra = two(self.output_padding, 0)
+        return (
+            two(self.kernel_size, 1), two(self.stride, 1), borders, two(self.dilation, 1), self.groups,
+            self.transposed, extra,
+        )  # fmt: skip
+
+    def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
+        """See `flow.place.StaticLayer`."""
+        kernel, stride, borders, dilation, _, transposed, extra = self._geometry()
+        size = (1, *shape[2:]) if len(shape) == 3 else shape[2:]
+        out = _static_ops.conv_shape(size, kernel, stride, borders, dilation, transposed, extra)
+        return (shape[0], self.out_channels, *out[4 - len(shape) :])
+
+    def _convolve(self, x: Tensor, scale: Tensor, zero: Tensor, added: Any, rest: tuple[Any, ...]) -> Tensor:
+        flat = x.dim() == 3
+        x = (x.unsqueeze(2) if flat else x).contiguous(memory_format=torch.channels_last)
+        if added is not None:
+            added = (added.unsqueeze(2) if flat else added).contiguous(memory_format=torch.channels_last)
+        out = _static_ops.conv_static(
+            x, scale, zero, self.panels(), self._parameters["bias"], self.out_channels, *self._geometry(), added, *rest
+        )  # fmt: skip
+        return out.squeeze(2) if flat else out  # type: ignore[no-any-return]
+
+    def product(
+        self, x: Codes, addend: Codes | None, lo: float, hi: float, to: Place | None, dtype: torch.dtype
+    ) -> Tensor:
+        """See `flow.place.StaticLayer`."""
+        added, *rest = epilogue(addend, lo, hi, to, dtype)
+        return self._convolve(x.codes, x.scale, x.zero, added, tuple(rest))
+
+    def _dynamic(self, x: Tensor) -> Tensor:
+        """Each sample by a scale of its own, exact sums in int32; a sample with NaN or infinity gives NaN."""
+        batched = x.dim() == len(self.kernel_size) + 2
+        x = x if batched else x.unsqueeze(0)
+        rows = x.movedim(1, -1)
+        codes, scale = _ops.quantize_rows(rows.flatten(1))
+        codes = codes.reshape(rows.shape).movedim(-1, 1)
+        zero = torch.zeros(1, dtype=torch.int8, device=x.device)
+        rest = (None, None, float("-inf"), float("inf"), None, None, x.dtype)
+        out = self._convolve(codes, scale, zero, None, rest)
+        return out if batched else out.squeeze(0)
+
+    def extra_repr(self) -> str:
+        """Torch's, and the scheme."""
+        shown = super().extra_repr()
+        return shown if self.activations is None else f"{shown}, activations={self.activations.name}"
+
+
+@register_module(nn.Conv1d)
+class Conv1d(_Conv, nn.Conv1d):
+    """`nn.Conv1d` with a weight in int8, int4, int2 or float8.
+
+    `activations=None`: float arithmetic with the dequantized weight. `activations=qint8`: exact integer products; each
+    sample by a scale of its own until calibrated, then by one scale for all.
+    """
+
+    FLOAT = nn.Conv1d
+
+
+@register_module(nn.Conv2d)
+class Conv2d(_Conv, nn.Conv2d):
+    """`nn.Conv2d`, as `Conv1d`."""
+
+    FLOAT = nn.Conv2d
+
+
+@register_module(nn.ConvTranspose1d)
+class ConvTranspose1d(_Conv, nn.ConvTranspose1d):
+    """`nn.ConvTranspose1d`, as `Conv1d`; with `output_size` given it computes in float."""
+
+    FLOAT = nn.ConvTranspose1d
+
+
+@register_module(nn.ConvTranspose2d)
+class ConvTranspose2d(_Conv, nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d`, as `ConvTranspose1d`."""
+
+    FLOAT = nn.ConvTranspose2d

@@ -1,0 +1,199 @@
+"""Layers whose input, once calibrated, has one scale: they read int8 codes, and what they return may stay codes.
+
+`rquant.flow` says how; here is what a layer keeps for it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _static_ops
+from ..flow import Activation, Codes, Floats, Integers, Place, recording
+from ..flow.value import Product, Value
+
+INTEGERS, FLOATS = Integers(), Floats()
+NAMES = ("input", "output")
+BUFFERS = tuple(f"{name}_{part}" for name in NAMES for part in ("scale", "zero_point"))
+
+
+class StaticInput(nn.Module):
+    """Mixin of modules that may have `input_scale`, `input_zero_point` and `output_scale`, `output_zero_point`.
+
+    Scales are float32 `[1]`, zero points int8 `[1]`: `x = scale * (q - zero_point)`, q in [-127, 127]. None where not
+    calibrated. A subclass calls `begin_static` in its `__init__` and offers `output_shape`, `product` and `float_product`.
+    """
+
+    OPTIONS: tuple[str, ...] = ("flow", "keep", "calibrated")
+    frozen: bool
+    flow: bool | None
+    """Whether what the layer returns may be an `Activation`: other quantized layers read it."""
+    keep: int | None
+    """Stage of its output that has several readers (see `flow.value.Value.stage`)."""
+
+    def begin_static(self) -> None:
+        """Start uncalibrated."""
+        self.flow, self.keep = None, None
+        for name in BUFFERS:
+            self.register_buffer(name, None)
+
+    def options(self) -> dict[str, Any]:
+        """As `PackedWeight.options`, without what is not calibrated."""
+        options: dict[str, Any] = super().options()  # type: ignore[misc]
+        return {k: v for k, v in options.items() if k not in StaticInput.OPTIONS or v is not None}
+
+    @property
+    def calibrated(self) -> tuple[str, ...] | None:
+        """Which of "input" and "output" have a scale."""
+        return tuple(name for name in NAMES if self._buffers[f"{name}_scale"] is not None) or None
+
+    def expect(self, flow: bool | None, keep: int | None, calibrated: Sequence[str] | None) -> None:
+        """Make room for scales that are about to be loaded."""
+        self.flow, self.keep = flow, keep
+        for name in calibrated or ():
+            self._buffers[f"{name}_scale"] = torch.ones(1)
+            self._buffers[f"{name}_zero_point"] = torch.zeros(1, dtype=torch.int8)
+
+    def calibrate(self, name: str, lo: float, hi: float, symmetric: bool = False) -> None:
+        """Give "input" or "output" the scale of the range [lo, hi], widened to contain 0.
+
+        Affine: `S = (hi - lo) / 254`, `Z = round(-127 - lo / S)`; symmetric: `S = max(-lo, hi) / 127`, Z = 0.
+        """
+        scale, zero = static_qparams(lo, hi, symmetric)
+        device = next((t.device for t in self.parameters()), torch.device("cpu"))
+        self._buffers[f"{name}_scale"] = torch.tensor([scale], device=device)
+        self._buffers[f"{name}_zero_point"] = torch.tensor([zero], dtype=torch.int8, device=device)
+        self.__dict__.pop("_keys", None)
+
+    def qparams(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """See `flow.place.StaticLayer`."""
+        scale = self._buffers[f"{name}_scale"]
+        return None if scale is None else (scale, self._buffers[f"{name}_zero_point"])  # type: ignore[return-value]
+
+    def qkey(self, name: str) -> object:
+        """See `flow.place.StaticLayer`."""
+        keys: dict[str, object] = self.__dict__.setdefault("_keys", {})
+        if name not in keys:
+            pair = self.qparams(name)
+            if (
+                pair is None
+                or type(pair[0]) is not Tensor
+                or pair[0].is_meta
+                or torch.compiler.is_compiling()
+            ):
+                return None
+            keys[name] = (pair[0].item(), pair[1].item())
+        return keys[name]
+
+    def simulate(self, name: str, value: Tensor) -> Tensor:
+        """See `flow.place.StaticLayer`."""
+        pair = self.qparams(name)
+        return value if pair is None else _FakeQuantizeStatic.apply(value, *pair)  # type: ignore[no-any-return]
+
+    def receive(self, x: Any) -> Any:
+        """What the layer returns for an input that is to be rounded statically, or recorded."""
+        recorder = recording.current()
+        arithmetic: Any = FLOATS if recorder is not None or self.learns(x) else INTEGERS
+        place = Place(self, "input")
+        if isinstance(x, Activation) and x.value.arithmetic is arithmetic:
+            dtype, rounded = x.dtype, x.value.codes(place)
+            shape = x.shape
+            if recorder is not None:
+                recorder.reached(x.value)
+        else:
+            x = x.float() if isinstance(x, Activation) else x
+            dtype, shape, rounded = x.dtype, x.shape, arithmetic.enter(x, place)
+        value = Value(arithmetic, Product(self, rounded), self.output_shape(shape), dtype)
+        return Activation(value) if recorder is not None or self.flow else value.tensor()
+
+    def learns(self, x: Any) -> bool:
+        """Whether gradients may be wanted of what the layer does to x: then it computes in float."""
+        if self.training and not self.frozen:
+            return True
+        if isinstance(x, Activation):
+            return x.value.arithmetic is FLOATS
+        return torch.is_grad_enabled() and x.requires_grad
+
+    def statically(self) -> bool:
+        """Whether `receive` is to take the input."""
+        return self._buffers["input_scale"] is not None or recording.current() is not None
+
+    def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
+        """See `flow.place.StaticLayer`."""
+        raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StaticInput":
+        held = {name: self._buffers[name] for name in BUFFERS}
+        for name in BUFFERS:
+            self._buffers[name] = None
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            self._buffers.update(held)
+        for name, tensor in held.items():
+            if tensor is not None:  # the device may change, the dtype never
+                moved = fn(tensor)
+                self._buffers[name] = moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        for name in BUFFERS:
+            given, own = state_dict.get(prefix + name), self._buffers[name]
+            if given is not None and own is None:
+                self._buffers[name] = torch.empty_like(given)
+            elif own is not None and given is not None and given.dtype != own.dtype:
+                error_msgs.append(f"{prefix}{name}: expected {own.dtype}, got {given.dtype}")
+        self.__dict__.pop("_keys", None)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+def static_qparams(lo: float, hi: float, symmetric: bool = False) -> tuple[float, int]:
+    """Scale (a float32) and zero point of activations in [lo, hi]; codes lie in [-127, 127]. Raises ValueError for no range."""
+    if not (lo <= hi and abs(lo) < float("inf") and abs(hi) < float("inf")):
+        raise ValueError(f"range: expected finite lo <= hi, got {lo}, {hi}")
+    lo, hi = min(lo, 0.0), max(hi, 0.0)
+    width = max(-lo, hi) / 127 if symmetric else (hi - lo) / 254
+    tiny, most = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+    scale = torch.tensor(1.0 if width == 0 else min(max(width, tiny), most)).item()
+    return scale, 0 if symmetric else max(-127, min(127, round(-127 - lo / scale)))
+
+
+class _FakeQuantizeStatic(torch.autograd.Function):
+    """Rounded and back, with the straight-through gradient: 1 where a code came of rounding alone, else 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        ctx.save_for_backward(x, scale, zero)
+        return _static_ops.fake_quantize_static(x, scale, zero)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, scale, zero = ctx.saved_tensors
+        steps = (x.float() / scale).round() + zero
+        return grad * (steps.abs() <= 127), None, None
+
+
+def plain(x: Any) -> Any:
+    """The tensor that `x` is or stands for."""
+    return x.float() if isinstance(x, Activation) else x
+
+
+def epilogue(
+    addend: Codes | None, lo: float, hi: float, to: Place | None, dtype: torch.dtype
+) -> tuple[Any, ...]:
+    """The last arguments of `linear_static` and `conv_static`."""
+    added = (None, None, None) if addend is None else addend[:3]
+    out = (None, None) if to is None else to.qparams
+    return (*added, lo, hi, *out, dtype if to is None else None)  # type: ignore[misc]
