@@ -161,12 +161,13 @@ def test_a_tied_weight_stays_shared():
 
 
 def test_a_named_type_that_stays_float_is_told():
-    with pytest.warns(UserWarning, match=r"left float: conv \(Conv1d: no quantized form of weight"):
-        assert chosen(quantize_dynamic(Model(), {nn.Linear, nn.Conv1d})) == {
-            "encoder.0",
-            "encoder.2",
-            "head",
-        }
+    model = nn.Sequential(nn.Linear(4, 4), nn.Bilinear(4, 4, 4))
+    with pytest.warns(UserWarning, match=r"left float: 1 \(Bilinear: no quantized form of weight"):
+        assert chosen(quantize_dynamic(model, {nn.Linear, nn.Bilinear})) == {"0"}
+
+
+def test_a_type_that_torch_has_no_form_of_may_be_named():
+    assert chosen(quantize_dynamic(Model(), {nn.Conv1d})) == {"conv"}
 
 
 def test_a_type_that_torch_leaves_float_may_be_named():

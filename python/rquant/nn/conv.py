@@ -122,11 +122,7 @@ class _Conv(StaticInput, PackedWeight):
         if integer and output_size is None and self.statically():
             return self.receive(self._padded(input))
         x = plain(input)
-        if (
-            integer
-            and output_size is None
-            and not (self.training or (torch.is_grad_enabled() and x.requires_grad))
-        ):
+        if integer and output_size is None and not self.learns(x):
             return self._dynamic(self._padded(x))
         if self.activations is not None:
             shape = x.shape
