@@ -25,6 +25,7 @@ RUST = {
     "dequantize": _WEIGHT | _WORK,
     "prepack": _WEIGHT | _WORK,
     "epilogue": {"prepack"} | _WEIGHT | _WORK,
+    "conv": {"gemm", "prepack", "epilogue"} | _WEIGHT | _WORK,
     "gemm": {"prepack", "epilogue", "quantize"} | _WEIGHT | _WORK,  # never cuda
     "cuda": {"matrix", "qtype", "error"},
 }
@@ -44,6 +45,7 @@ PYTHON = {
     "_import_hook": set(),
     "safetensors_header": set(),
     "_native": {"_rquant", "_threads"},
+    "_native_static": {"_native", "_rquant", "_threads"},
     "sync": {"safetensors_header"},
     "checkpoint": {"safetensors_header"},
     "info": {"_rquant", "_threads", "qtypes"},
@@ -66,7 +68,7 @@ PYTHON = {
         "sync",
     },
     "numpy": {"_native", "qtypes", "scheme"},
-    "_backends": {"_native", "_rquant", "optimize"},
+    "_backends": {"_native", "_native_static", "_rquant", "optimize"},
     "_ops": {"_backends"},
     "_autograd": {"_ops", "qtypes"},
     "tensor": _OPS | {"optimize"},

@@ -255,14 +255,14 @@ def unpack_codes(q: QMatrix) -> Array:
     return out
 
 
-def pack(q: QMatrix, panels: Array | None = None) -> Array:
-    """This machine's panels, uint8 `[length]`; written into `panels` where that has the right length."""
+def pack(q: QMatrix, panels: Array | None = None, groups: int = 1) -> Array:
+    """This machine's panels, uint8 `[length]`, for a convolution cut where its groups end; in `panels` if that fits."""
     codes, n, k, kind, group, scale, scale_dtype, zero, zp_kind = _stored(q)
     length = _rquant.packed_len(n, k, kind, group, scale_dtype, zp_kind)
     if panels is None or panels.shape != (length,):
         panels = _empty(q.codes, (length,), "uint8")
-    at = _typed(panels, "panels", "uint8")
-    _rquant.pack(codes, n, k, kind, group, scale, scale_dtype, zero, zp_kind, at, length, get_num_threads())
+    where = _typed(panels, "panels", "uint8"), length, get_num_threads()
+    _rquant.pack(codes, n, k, kind, group, scale, scale_dtype, zero, zp_kind, groups, *where)
     return panels
 
 
@@ -287,9 +287,9 @@ def has_wide_scales(panels: Array) -> bool:
     return info[4] == _rquant.FLOAT32
 
 
-def is_native(panels: Array) -> bool:
-    """Whether this machine's kernel reads these panels as they are."""
-    return _rquant.packed_is_native(_typed(panels, "panels", "uint8"), panels.shape[0])
+def is_native(panels: Array, groups: int = 1) -> bool:
+    """Whether this machine's kernel reads these panels, of so many groups, as they are."""
+    return _rquant.packed_is_native(_typed(panels, "panels", "uint8"), panels.shape[0], groups)
 
 
 def share_openmp() -> None:

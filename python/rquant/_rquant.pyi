@@ -153,11 +153,12 @@ def pack(
     scale_dtype: int,
     zero_point: int,
     zp_kind: int,
+    groups: int,
     panels: int,
     panels_len: int,
     threads: int,
 ) -> None:
-    """Canonical weight -> this machine's panels (header first)."""
+    """Canonical weight -> this machine's panels (header first), cut where a convolution's `groups` end (1: a matrix)."""
 
 def unpack(panels: int, panels_len: int, codes: int, scale: int, zero_point: int, threads: int) -> None:
     """The exact inverse of `pack`, for panels of any machine: bytes, scales and zero points as they were."""
@@ -165,8 +166,8 @@ def unpack(panels: int, panels_len: int, codes: int, scale: int, zero_point: int
 def packed_info(panels: int, panels_len: int) -> tuple[int, int, int, int, int, int, str]:
     """`(n, k, kind, group_size, scale_dtype, zp_kind, layout)` from the header; ValueError if it is not one."""
 
-def packed_is_native(panels: int, panels_len: int) -> bool:
-    """Whether the kernel in use reads this layout; if not, `unpack` and `pack` anew."""
+def packed_is_native(panels: int, panels_len: int, groups: int) -> bool:
+    """Whether `pack` with so many groups gives this layout; if not, `unpack` and `pack` anew."""
 
 def linear(
     x: int,
@@ -228,3 +229,48 @@ def quantize_rows(x: int, dtype: int, m: int, k: int, q: int, scale: int, thread
 
     A row with NaN or infinity gets scale NaN and codes 0; a row of zeros gets scale 1.
     """
+
+def conv_size(sizes: tuple[int, ...]) -> list[int]:
+    """Height and width of what a convolution of these `sizes` (see `conv_static`) gives."""
+
+def conv_static(
+    x: int,
+    x_scale: int,
+    scales: int,
+    x_zero: int,
+    sizes: tuple[int, ...],
+    panels: int,
+    panels_len: int,
+    bias: int,
+    bias_dtype: int,
+    addend: int,
+    addend_scale: int,
+    addend_zero: int,
+    lo: float,
+    hi: float,
+    out: int,
+    out_dtype: int,
+    out_scale: int,
+    out_zero: int,
+    threads: int,
+) -> None:
+    """A convolution of int8 codes `[batch, height, width, channels]` by a packed weight, with what follows fused.
+
+    `sizes`: batch, height, width, channels, out channels, kernel (2), stride (2), padding (top, left, bottom, right),
+    dilation (2), groups, transposed (0 or 1), output padding (2). `x_scale` is of `scales` float32: one, or one an image;
+    other scales and zero points are the address of one float32 or int8. `bias` and `addend` (int8 codes of the output's
+    shape) are 0 for none. `out` is int8 codes where there is an `out_scale`, else (0) floats of `out_dtype`.
+    """
+
+def quantize_static(
+    x: int, dtype: int, count: int, scale: int, zero: int, codes: int, finite: int, samples: int, threads: int
+) -> None:
+    """`codes = clip(round_half_even(x / scale) + zero, -127, 127)` of `samples` samples of equally many elements.
+
+    NaN and infinity become `zero`; `finite` (bool, one a sample) says whose there were none of.
+    """
+
+def dequantize_static(
+    codes: int, count: int, scale: int, zero: int, out: int, out_dtype: int, threads: int
+) -> None:
+    """`out = scale * (codes - zero)`."""

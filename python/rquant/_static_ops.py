@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ._backends import static_cpu
 from ._backends import static_reference as reference
 from ._ops import define
 
@@ -94,12 +95,14 @@ define(
         torch.empty_like(x, dtype=torch.int8),
         x.new_empty(x.shape[:1] if x.dim() else (1,), dtype=torch.bool),
     ),
+    on_cpu=static_cpu.quantize_static,
     elsewhere=reference.quantize_static,
 )
 define(
     "dequantize_static",
     "(Tensor codes, Tensor scale, Tensor zero, ScalarType dtype) -> Tensor",
     lambda codes, scale, zero, dtype: torch.empty_like(codes, dtype=dtype),
+    on_cpu=static_cpu.dequantize_static,
     elsewhere=reference.dequantize_static,
 )
 define(
@@ -112,12 +115,14 @@ define(
     "linear_static",
     f"(Tensor x, Tensor x_scale, Tensor x_zero, Tensor panels, Tensor? bias, int n, {_EPILOGUE}) -> Tensor",
     _linear_shape,
+    on_cpu=static_cpu.linear_static,
     elsewhere=reference.linear_static,
 )
 define(
     "conv_static",
     f"(Tensor x, Tensor x_scale, Tensor x_zero, Tensor panels, Tensor? bias, int out_channels, {_CONV}, {_EPILOGUE}) -> Tensor",
     _conv_shape,
+    on_cpu=static_cpu.conv_static,
     elsewhere=reference.conv_static,
 )
 define(

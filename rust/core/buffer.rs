@@ -139,6 +139,14 @@ impl<T: Plain> Shared<T> {
     }
 }
 
+#[allow(unsafe_code)]
+impl Shared<u8> {
+    /// Signed codes by their bits.
+    pub(crate) fn bytes(codes: &mut [i8]) -> Self {
+        Self { at: codes.as_mut_ptr().cast(), len: codes.len() }
+    }
+}
+
 /// Part of a matrix that a task has to itself: see [`Shared::rectangle`].
 pub(crate) struct Rectangle<T> {
     memory: Shared<T>,

@@ -20,6 +20,7 @@
 
 mod bitpack;
 mod buffer;
+mod conv;
 mod cpu;
 mod dequantize;
 mod epilogue;
@@ -36,6 +37,9 @@ mod search;
 
 pub use bitpack::{pack_codes, row_bytes, unpack_codes};
 pub use buffer::AlignedBytes;
+pub use conv::{
+    Codes, Epilogue, Geometry, Input, Output, conv_static, dequantize_static, linear_static, quantize_static,
+};
 pub use cpu::{Isa, Microkernel, active as active_isa, detected as detected_isas};
 pub use dequantize::dequantize;
 pub use error::{Error, Result};

@@ -2,6 +2,7 @@
 //! framework; `python/rquant/_rquant.pyi` is its documentation.
 
 mod arguments;
+mod conv;
 mod matrix;
 #[cfg(target_os = "linux")]
 mod openmp;
@@ -17,6 +18,8 @@ mod _rquant {
     use super::*;
     use crate::arguments as codes;
 
+    #[pymodule_export]
+    use conv::{conv_size, conv_static, dequantize_static, quantize_static};
     #[pymodule_export]
     use matrix::{
         dequantize, encode, half_quadratic, pack_codes, qparams, quantize_rows, ranges, row_bytes, search, unpack_codes,

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use rquant::{Arithmetic, Executor, Floats, FloatsMut, Outliers, PackedMatrix, PackedRef, ScaleDtype, ZeroKind};
 use std::borrow::Cow;
 
-fn parse<'a>(panels: usize, panels_len: usize) -> PyResult<PackedRef<'a>> {
+pub(crate) fn parse<'a>(panels: usize, panels_len: usize) -> PyResult<PackedRef<'a>> {
     PackedRef::parse(slice("panels", panels, panels_len)?).map_err(value_error)
 }
 
@@ -43,13 +43,14 @@ pub(crate) fn pack(
     scale_dtype: u8,
     zero_point: usize,
     zp_kind: u8,
+    groups: usize,
     panels: usize,
     panels_len: usize,
     threads: usize,
 ) -> PyResult<()> {
     let q = matrix(codes, n, k, kind, group_size, scale, scale_dtype, zero_point, zp_kind)?;
     let out = slice_mut("panels", panels, panels_len)?;
-    run(py, threads, |executor| PackedMatrix::pack_into(&q, out, executor))
+    run(py, threads, |executor| PackedMatrix::pack_into(&q, groups, out, executor))
 }
 
 #[pyfunction]
@@ -89,8 +90,8 @@ pub(crate) fn packed_info(panels: usize, panels_len: usize) -> PyResult<(usize, 
 }
 
 #[pyfunction]
-pub(crate) fn packed_is_native(panels: usize, panels_len: usize) -> PyResult<bool> {
-    Ok(parse(panels, panels_len)?.is_native())
+pub(crate) fn packed_is_native(panels: usize, panels_len: usize, groups: usize) -> PyResult<bool> {
+    Ok(parse(panels, panels_len)?.is_native(groups))
 }
 
 fn check(argument: &str, expected: usize, got: usize) -> PyResult<()> {
@@ -100,7 +101,7 @@ fn check(argument: &str, expected: usize, got: usize) -> PyResult<()> {
     Err(PyValueError::new_err(format!("{argument}: expected {expected} (from the packed weight), got {got}")))
 }
 
-fn float32(values: Floats) -> Cow<[f32]> {
+pub(crate) fn float32(values: Floats) -> Cow<[f32]> {
     match values {
         Floats::F32(values) => values.into(),
         Floats::F16(values) => values.to_f32_vec().into(),

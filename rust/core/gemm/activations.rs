@@ -5,7 +5,8 @@
 //! the row blocks that nobody has taken yet, then waits for those that another thread is still at.
 
 use super::outliers::FloatColumns;
-use super::plan::{Alignment, Plan};
+use super::plan::Plan;
+use super::row_panels::{RowPanels, place_row};
 use crate::buffer::{Scratch, Shared};
 use crate::cpu::lanes::{Encoding, INF_BITS};
 use crate::cpu::{Isa, Microkernel, split_sum};
@@ -121,14 +122,8 @@ impl<'a> Activations<'a> {
             // SAFETY: every block is done, so nobody writes any more; the memory lives as long as `self`.
             unsafe { (self.panels.all(), self.scales.all(), self.sums.all(), self.values.all()) };
         Quantized {
-            m: self.m,
-            mr: self.kernel.mr,
-            row_bytes: self.plan.quads * self.kernel.quad_bytes(),
-            quad_bytes: self.kernel.quad_bytes(),
-            segments: self.plan.segments.len(),
-            panels,
+            rows: RowPanels::new(self.m, self.plan, self.kernel, panels, sums),
             scales,
-            sums,
             values,
             outliers: self.outliers,
         }
@@ -192,31 +187,13 @@ impl Drop for CountOnDrop<'_> {
 
 /// Quantized rows.
 pub(super) struct Quantized<'a> {
-    m: usize,
-    mr: usize,
-    row_bytes: usize,
-    quad_bytes: usize,
-    segments: usize,
-    panels: &'a [u8],
+    pub rows: RowPanels<'a>,
     scales: &'a [f32],
-    sums: &'a [i32],
     values: &'a [f32],
     outliers: usize,
 }
 
 impl Quantized<'_> {
-    /// Rows of block `i`, first and count.
-    pub(super) fn rows(&self, i: usize) -> (usize, usize) {
-        (i * self.mr, self.mr.min(self.m - i * self.mr))
-    }
-
-    /// The quads `first..first + count` of block `i`.
-    pub(super) fn quads(&self, i: usize, first: usize, count: usize) -> &[u8] {
-        let (row, rows) = self.rows(i);
-        let quad = rows * self.quad_bytes;
-        &self.panels[row * self.row_bytes + first * quad..][..count * quad]
-    }
-
     /// The scales of `count` rows.
     pub(super) fn scales(&self, first: usize, count: usize) -> &[f32] {
         &self.scales[first..first + count]
@@ -225,41 +202,5 @@ impl Quantized<'_> {
     /// What stays float of `count` rows, `[row][column]`.
     pub(super) fn values(&self, first: usize, count: usize) -> &[f32] {
         &self.values[first * self.outliers..][..count * self.outliers]
-    }
-
-    /// Σa of `count` segments of block `i`, `[segment][row]`.
-    pub(super) fn sums(&self, i: usize, first: usize, count: usize) -> &[i32] {
-        let (row, rows) = self.rows(i);
-        &self.sums[row * self.segments + first * rows..][..count * rows]
-    }
-}
-
-/// One row's codes (zero beyond k) into its place in a panel of `rows` rows.
-fn place_row(codes: &[u8], k: usize, plan: &Plan, wide: bool, r: usize, rows: usize, panel: &mut [u8]) {
-    if rows == 1 && !wide && plan.alignment != Alignment::None {
-        return panel.copy_from_slice(&codes[..plan.quads * 4]);
-    }
-    let mut put = |quad: usize, q: [u8; 4]| {
-        if wide {
-            let w = q.map(|b| i16::from(b as i8).to_le_bytes());
-            let bytes = [w[0][0], w[0][1], w[2][0], w[2][1], w[1][0], w[1][1], w[3][0], w[3][1]];
-            panel[(quad * rows + r) * 8..][..8].copy_from_slice(&bytes);
-        } else {
-            panel[(quad * rows + r) * 4..][..4].copy_from_slice(&q);
-        }
-    };
-    if plan.alignment == Alignment::None {
-        for s in &plan.segments {
-            for (i, q) in codes[s.start..s.start + s.len].chunks(4).enumerate() {
-                let mut quad = [0; 4];
-                quad[..q.len()].copy_from_slice(q);
-                put(s.first_quad + i, quad);
-            }
-        }
-    } else {
-        debug_assert!(plan.quads * 4 <= codes.len() && plan.quads * 4 >= k);
-        for (i, q) in codes.as_chunks::<4>().0[..plan.quads].iter().enumerate() {
-            put(i, *q);
-        }
     }
 }

@@ -1,149 +1,32 @@
 //! The integer path: int8 activations times packed codes, summed exactly.
 
-use super::activations::{Activations, Quantized, Source};
-use super::plan::{Alignment, Piece, Plan};
-use super::{Tasks, UNPACK_ROWS};
-use crate::buffer::{Scratch, Shared};
-use crate::cpu::{self, GroupRun, Isa, MAX_GROUPED, Microkernel, block_bytes};
-use crate::epilogue::{FOLD, PanelParams, Sums, write_rows};
+use super::Tasks;
+use super::activations::{Activations, Source};
+use super::multiplier::{DeepSums, Multiplier};
+use super::plan::{Alignment, Plan};
+use crate::buffer::Shared;
+use crate::cpu::{self, MAX_GROUPED};
+use crate::epilogue::{PanelParams, Sums, write_rows};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::floats::SharedOut;
-use crate::matrix::{ZeroKind, ZeroPoints};
-use crate::prepack::{PackedRef, Panel};
-use std::ops::Range;
+use crate::matrix::ZeroKind;
+use crate::prepack::PackedRef;
 
 /// Longest group that a kernel takes at once however many rows there are: its unpacked panel stays in cache.
 const CACHED_GROUP: usize = 4096;
 
 /// A product in progress: everything that its tasks share.
 struct Product<'a> {
-    isa: &'static Isa,
-    kernel: &'static Microkernel,
-    plan: &'a Plan,
+    multiplier: Multiplier<'a>,
     acts: Activations<'a>,
-    /// Whether panels are unpacked first.
-    unpack: bool,
 }
 
 impl<'a> Product<'a> {
     fn new(source: Source<'a>, m: usize, w: &PackedRef, plan: &'a Plan, grouped: bool) -> Result<Self> {
-        let isa = cpu::active()?;
-        let kernel = isa.kernel(w.qtype());
-        let acts = Activations::new(source, (m, w.k()), plan, isa, kernel, grouped);
-        let unpack = plan.alignment != Alignment::Block || (w.qtype().per_byte() > 1 && m > UNPACK_ROWS);
-        Ok(Self { isa, kernel, plan, acts, unpack })
-    }
-
-    /// Multiply the row blocks `blocks` by one panel. `done(block, segment, acc)` gets each segment's sums.
-    fn segments(
-        &self,
-        acts: &Quantized,
-        runs: &[Vec<Piece>],
-        panel: &Panel,
-        blocks: Range<usize>,
-        mut done: impl FnMut(usize, usize, &[i32]),
-    ) {
-        let cols = panel.cols;
-        let per = self.kernel.weight.per_byte();
-        let first_row = acts.rows(blocks.start).0;
-        let (last, count) = acts.rows(blocks.end - 1);
-        let mut acc = Scratch::of::<i32>((last + count - first_row) * cols);
-        let acc = acc.as_mut::<i32>();
-        let regrouped = (self.plan.alignment == Alignment::None).then(|| self.regroup(panel));
-        let mut codes = Scratch::of::<u8>(0);
-        for run in runs {
-            let Some(head) = run.first() else { continue };
-            let quads: usize = run.iter().map(|p| p.quads).sum();
-            // blocks that hold the run's quads, and the quad they start with
-            let base = head.first_quad / per * per;
-            if self.unpack && regrouped.is_none() {
-                codes = self.unpack(panel, head.first_quad, quads);
-            }
-            for block in blocks.clone() {
-                let (row, rows) = acts.rows(block);
-                let acc = &mut acc[(row - first_row) * cols..][..rows * cols];
-                for p in run {
-                    let a = acts.quads(block, p.first_quad, p.quads);
-                    if let Some(all) = &regrouped {
-                        let b = &all.as_slice::<u8>()[p.first_quad * cols * 4..][..p.quads * cols * 4];
-                        self.kernel.tile_unpacked(a, rows, b, cols, acc, !p.starts);
-                    } else if self.unpack {
-                        let b = &codes.as_slice::<u8>()[(p.first_quad - base) * cols * 4..][..p.quads * cols * 4];
-                        self.kernel.tile_unpacked(a, rows, b, cols, acc, !p.starts);
-                    } else {
-                        let b = &panel.weights[p.first_quad / per * block_bytes(cols)..];
-                        self.kernel.tile(a, rows, &b[..p.quads / per * block_bytes(cols)], cols, acc, !p.starts);
-                    }
-                    if p.ends {
-                        done(block, p.segment, acc);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The same where the kernel does all that a group needs: sums in float of the row blocks `blocks`.
-    fn groups(&self, acts: &Quantized, panel: &Panel, offset: i32, blocks: Range<usize>, f: &mut Sums) {
-        let (cols, per) = (panel.cols, self.kernel.weight.per_byte());
-        let first_row = acts.rows(blocks.start).0;
-        for groups in self.plan.group_runs(self.unpack, FOLD) {
-            let segments = &self.plan.segments[groups.clone()];
-            let (first, quads) = (segments[0].first_quad, segments.iter().map(|s| s.quads).sum::<usize>());
-            let codes = self.unpack.then(|| self.unpack(panel, first, quads));
-            let b = match &codes {
-                Some(codes) => (&codes.as_slice::<u8>()[first % per * cols * 4..][..quads * cols * 4], true),
-                None => (&panel.weights[first / per * block_bytes(cols)..][..quads / per * block_bytes(cols)], false),
-            };
-            let entries = groups.start * cols..groups.end * cols;
-            for block in blocks.clone() {
-                let (row, rows) = acts.rows(block);
-                let run = GroupRun {
-                    quads: segments[0].quads,
-                    fresh: groups.start == 0,
-                    scales: panel.scales.slice(entries.clone()),
-                    zeros: match panel.zeros {
-                        ZeroPoints::U8(z) => Some(&z[entries.clone()]),
-                        _ => None,
-                    },
-                    offset: offset as u8,
-                    sums: acts.sums(block, groups.start, groups.len()),
-                };
-                let at = (row - first_row) * cols..(row - first_row + rows) * cols;
-                self.kernel.grouped(acts.quads(block, first, quads), rows, b, cols, run, f.running(at.clone()));
-                f.added(self.isa, groups.end - 1, at);
-            }
-        }
-    }
-
-    /// One byte per code of the blocks that hold the quads from `first` on.
-    fn unpack(&self, panel: &Panel, first: usize, quads: usize) -> Scratch {
-        let per = self.kernel.weight.per_byte();
-        let blocks = first / per..(first + quads).div_ceil(per);
-        let packed = &panel.weights[blocks.start * block_bytes(panel.cols)..blocks.end * block_bytes(panel.cols)];
-        let mut codes = Scratch::of::<u8>(packed.len() * per);
-        self.kernel.unpack(packed, panel.cols, codes.as_mut());
-        codes
-    }
-
-    /// All codes of a panel, one byte each, every segment starting with a quad.
-    fn regroup(&self, panel: &Panel) -> Scratch {
-        let cols = panel.cols;
-        let codes = self.unpack(panel, 0, panel.weights.len() / block_bytes(cols) * self.kernel.weight.per_byte());
-        let codes = codes.as_slice::<u8>();
-        let mut out = Scratch::of::<u8>(self.plan.quads * cols * 4);
-        out.as_mut::<u8>().fill(0);
-        for s in &self.plan.segments {
-            for i in 0..s.len {
-                let (from, to) = (s.start + i, s.first_quad * 4 + i);
-                let source = &codes[from / 4 * cols * 4 + from % 4..];
-                let target = &mut out.as_mut::<u8>()[to / 4 * cols * 4 + to % 4..];
-                for (t, s) in target.iter_mut().step_by(4).zip(source.iter().step_by(4)).take(cols) {
-                    *t = *s;
-                }
-            }
-        }
-        out
+        let multiplier = Multiplier::new(cpu::active()?, w.qtype(), plan, m);
+        let acts = Activations::new(source, (m, w.k()), plan, multiplier.isa, multiplier.kernel, grouped);
+        Ok(Self { multiplier, acts })
     }
 }
 
@@ -166,26 +49,27 @@ pub(super) fn linear(
         && longest <= if m <= kernel.mr { MAX_GROUPED } else { CACHED_GROUP };
     let product = Product::new(x, m, w, &plan, grouped)?;
     let runs = if grouped { Vec::new() } else { plan.runs() };
-    let tasks = Tasks::new(product.acts.blocks(), product.kernel.mr, w.panels(), executor.threads());
+    let tasks = Tasks::new(product.acts.blocks(), product.multiplier.kernel.mr, w.panels(), executor.threads());
     executor.run(tasks.count(), &|task| {
         let (index, blocks) = tasks.get(task);
         let panel = w.panel(index);
-        let (isa, acts) = (product.isa, product.acts.quantized());
-        let first_row = acts.rows(blocks.start).0;
-        let (last, count) = acts.rows(blocks.end - 1);
+        let (multiplier, acts) = (&product.multiplier, product.acts.quantized());
+        let (isa, at_rows) = (multiplier.isa, &acts.rows);
+        let first_row = at_rows.rows(blocks.start).0;
+        let (last, count) = at_rows.rows(blocks.end - 1);
         let len = (last + count - first_row) * panel.cols;
         let mut f = if grouped { Sums::fresh(len, w.groups()) } else { Sums::new(len, w.groups()) };
         if grouped {
-            product.groups(&acts, &panel, w.qtype().offset(), blocks.clone(), &mut f);
+            multiplier.groups(at_rows, &panel, w.qtype().offset(), blocks.clone(), &mut f);
         } else {
             let params = PanelParams::integer(&panel, w.qtype());
             let mut deep = DeepSums::default();
-            product.segments(&acts, &runs, &panel, blocks.clone(), |block, segment, acc| {
+            multiplier.segments(at_rows, &runs, &panel, blocks.clone(), |block, segment, acc| {
                 let s = &plan.segments[segment];
-                let (row, rows) = acts.rows(block);
+                let (row, rows) = at_rows.rows(block);
                 let at = (row - first_row) * panel.cols..(row - first_row + rows) * panel.cols;
                 let running = f.running(at.clone());
-                let sums = acts.sums(block, segment, 1);
+                let sums = at_rows.sums(block, segment, 1);
                 if s.deep {
                     deep.add(running.len(), block - blocks.start, w.qtype().offset(), acc, sums);
                     if s.ends_group {
@@ -221,11 +105,11 @@ pub(super) fn product(a: &[i8], m: usize, w: &PackedRef, out: &mut [i32], execut
     let plan = Plan::whole(w.k(), w.qtype());
     let product = Product::new(Source::Codes(a), m, w, &plan, false)?;
     let (runs, shared) = (plan.runs(), Shared::new(out));
-    let tasks = Tasks::new(product.acts.blocks(), product.kernel.mr, w.panels(), executor.threads());
+    let tasks = Tasks::new(product.acts.blocks(), product.multiplier.kernel.mr, w.panels(), executor.threads());
     executor.run(tasks.count(), &|task| {
         let (index, blocks) = tasks.get(task);
-        let (panel, acts) = (w.panel(index), product.acts.quantized());
-        product.segments(&acts, &runs, &panel, blocks, |block, _, acc| {
+        let (panel, acts) = (w.panel(index), product.acts.quantized().rows);
+        product.multiplier.segments(&acts, &runs, &panel, blocks, |block, _, acc| {
             let (first, _) = acts.rows(block);
             for (r, (acc, sum)) in acc.chunks_exact(panel.cols).zip(acts.sums(block, 0, 1)).enumerate() {
                 let shift = w.qtype().offset().wrapping_mul(*sum);
@@ -236,35 +120,4 @@ pub(super) fn product(a: &[i8], m: usize, w: &PackedRef, out: &mut [i32], execut
         });
     });
     Ok(())
-}
-
-/// Sums beyond int32, per row block: Σ a·q over signed codes, and Σa.
-#[derive(Default)]
-struct DeepSums {
-    blocks: Vec<(Vec<i64>, Vec<i64>)>,
-}
-
-impl DeepSums {
-    fn add(&mut self, len: usize, block: usize, offset: i32, acc: &[i32], sums: &[i32]) {
-        if self.blocks.len() <= block {
-            self.blocks.resize(block + 1, Default::default());
-        }
-        let (dots, totals) = &mut self.blocks[block];
-        dots.resize(len, 0);
-        totals.resize(sums.len(), 0);
-        let cols = len / sums.len();
-        for (i, (dot, acc)) in dots.iter_mut().zip(acc).enumerate() {
-            *dot += i64::from(acc.wrapping_sub(offset.wrapping_mul(sums[i / cols])));
-        }
-        totals.iter_mut().zip(sums).for_each(|(t, s)| *t += i64::from(*s));
-    }
-
-    fn finish(&mut self, block: usize, params: &PanelParams, group: usize, cols: usize, f: &mut [f32]) {
-        let (dots, totals) = &mut self.blocks[block];
-        for ((dots, total), f) in dots.chunks(cols).zip(totals.iter()).zip(f.chunks_mut(cols)) {
-            params.add_deep_group(group, dots, *total, f);
-        }
-        dots.fill(0);
-        totals.fill(0);
-    }
 }

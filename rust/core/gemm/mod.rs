@@ -4,13 +4,18 @@ mod activations;
 mod bf16;
 mod float;
 mod integer;
+mod multiplier;
 mod outliers;
 mod plan;
+mod row_panels;
 mod rows;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+pub(crate) use multiplier::{DeepSums, Multiplier};
 pub use outliers::Outliers;
+pub(crate) use plan::{PART, Plan};
+pub(crate) use row_panels::{RowPanels, place_row};
 pub use rows::{gather_rows, quantize_rows};
 
 use crate::error::{Error, Result, area, check_len};

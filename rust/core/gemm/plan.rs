@@ -7,13 +7,13 @@ use std::ops::Range;
 /// Longest sum kept in int32 by `linear`: 65,536 · 127 · 255 < 2^31.
 const DEEP: usize = 1 << 16;
 /// Parts of a longer sum.
-const PART: usize = 1 << 15;
+pub(crate) const PART: usize = 1 << 15;
 /// Steps whose unpacked panel (64 channels) stays in the second-level cache.
 const CACHED: usize = 2048;
 
 /// A run of k within one group, short enough for int32.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Segment {
+pub(crate) struct Segment {
     pub group: usize,
     /// Steps of k.
     pub start: usize,
@@ -29,7 +29,7 @@ pub(super) struct Segment {
 
 /// What one kernel call covers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Piece {
+pub(crate) struct Piece {
     pub segment: usize,
     pub first_quad: usize,
     pub quads: usize,
@@ -40,7 +40,7 @@ pub(super) struct Piece {
 
 /// How a weight's k is cut.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     pub segments: Vec<Segment>,
     /// Quads of a row of activations.
     pub quads: usize,
@@ -49,7 +49,7 @@ pub(super) struct Plan {
 
 /// How groups lie to the panels' blocks.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Alignment {
+pub(crate) enum Alignment {
     /// Groups start with a block: kernels may read packed bits.
     Block,
     /// Groups start with a quad: kernels read unpacked codes.
@@ -59,7 +59,12 @@ pub(super) enum Alignment {
 }
 
 impl Plan {
-    pub(super) fn new(k: usize, group_size: usize, qtype: QuantType) -> Self {
+    pub(crate) fn new(k: usize, group_size: usize, qtype: QuantType) -> Self {
+        Self::within(DEEP, k, group_size, qtype)
+    }
+
+    /// The same for sums that int32 holds up to `longest` steps, at least [`PART`].
+    pub(crate) fn within(longest: usize, k: usize, group_size: usize, qtype: QuantType) -> Self {
         let groups = k.div_ceil(group_size);
         let alignment = if groups <= 1 || group_size.is_multiple_of(block_steps(qtype)) {
             Alignment::Block
@@ -73,7 +78,7 @@ impl Plan {
         let mut quad = 0;
         for group in 0..groups {
             let (start, end) = (group * group_size, ((group + 1).saturating_mul(group_size)).min(k));
-            let deep = end - start > DEEP;
+            let deep = end - start > longest;
             let part = if deep { PART } else { end - start };
             for from in (start..end).step_by(part) {
                 let len = part.min(end - from);
@@ -96,7 +101,7 @@ impl Plan {
     }
 
     /// One segment over the whole of k, for the bare product.
-    pub(super) fn whole(k: usize, qtype: QuantType) -> Self {
+    pub(crate) fn whole(k: usize, qtype: QuantType) -> Self {
         let quads = k.div_ceil(block_steps(qtype)) * qtype.per_byte();
         let segment = Segment { group: 0, start: 0, len: k, first_quad: 0, quads, deep: false, ends_group: true };
         Self { segments: vec![segment], quads, alignment: Alignment::Block }
@@ -104,7 +109,7 @@ impl Plan {
 
     /// The groups in order (none of them cut into segments), in runs that end where the sums are folded, every `fold`
     /// groups, and with `cached` once their unpacked codes fill the cache.
-    pub(super) fn group_runs(&self, cached: bool, fold: usize) -> impl Iterator<Item = Range<usize>> + '_ {
+    pub(crate) fn group_runs(&self, cached: bool, fold: usize) -> impl Iterator<Item = Range<usize>> + '_ {
         let groups = self.segments.len();
         let fit = if cached { (CACHED / 4 / self.segments[0].quads).max(1) } else { groups };
         let mut start = 0;
@@ -116,7 +121,7 @@ impl Plan {
     }
 
     /// The pieces in order, in runs whose unpacked codes stay in cache. Cuts lie on whole blocks.
-    pub(super) fn runs(&self) -> Vec<Vec<Piece>> {
+    pub(crate) fn runs(&self) -> Vec<Vec<Piece>> {
         const LIMIT: usize = CACHED / 4;
         let mut runs = vec![Vec::new()];
         let mut room = LIMIT;

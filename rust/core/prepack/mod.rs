@@ -12,7 +12,7 @@ mod header;
 
 use crate::bitpack::row_bytes;
 use crate::buffer::{AlignedBytes, Plain, cast, cast_mut};
-use crate::cpu;
+use crate::cpu::{self, STRIP};
 use crate::error::{Error, Result, check_len};
 use crate::executor::Executor;
 use crate::matrix::{
@@ -106,9 +106,10 @@ impl<'a> PackedRef<'a> {
         self.head.nr
     }
 
-    /// Whether these are the panels that this process would pack. Others are read correctly all the same.
-    pub fn is_native(&self) -> bool {
-        cpu::active().is_ok_and(|isa| isa.nr == self.head.nr)
+    /// Whether these are the panels that this process would pack for a convolution of so many groups (1: or for a
+    /// matrix). Others are read correctly all the same.
+    pub fn is_native(&self, groups: usize) -> bool {
+        cpu::active().is_ok_and(|isa| panel_width(isa.nr, self.head.n, groups) == self.head.nr)
     }
 
     /// Number of panels.
@@ -223,23 +224,35 @@ impl PackedMatrix {
     /// # Errors
     /// [`Error::UnsupportedIsa`].
     pub fn pack(q: &QuantizedMatrix, executor: &dyn Executor) -> Result<Self> {
+        Self::pack_grouped(q, 1, executor)
+    }
+
+    /// The same for a convolution whose output channels come in so many groups: panels end where groups do, if they can.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if `groups` does not divide the rows of `q`.
+    pub fn pack_grouped(q: &QuantizedMatrix, groups: usize, executor: &dyn Executor) -> Result<Self> {
         let q = q.view()?;
         let len = Self::packed_len(q.rows, q.cols, q.qtype, q.group_size, q.scales.dtype(), q.zeros.kind())?;
         let mut bytes = AlignedBytes::zeroed(len);
-        Self::pack_into(&q, &mut bytes, executor)?;
+        Self::pack_into(&q, groups, &mut bytes, executor)?;
         Ok(Self { bytes })
     }
 
-    /// Arrange `q` in `out`, whose length is [`PackedMatrix::packed_len`]; best on a 64-byte boundary.
+    /// Arrange `q` in `out`, whose length is [`PackedMatrix::packed_len`]; best on a 64-byte boundary. `groups` as in
+    /// [`PackedMatrix::pack_grouped`], 1 for a matrix.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if `out` has another length.
-    pub fn pack_into(q: &MatrixRef, out: &mut [u8], executor: &dyn Executor) -> Result<()> {
+    /// [`Error::Mismatch`] if `out` has another length, or `groups` does not divide the rows of `q`.
+    pub fn pack_into(q: &MatrixRef, groups: usize, out: &mut [u8], executor: &dyn Executor) -> Result<()> {
+        if groups == 0 || !q.rows.is_multiple_of(groups) {
+            return Err(Error::mismatch("groups", format!("a divisor of {} output channels", q.rows), groups));
+        }
         let head = Head {
             n: q.rows,
             k: q.cols,
             group_size: q.group_size,
-            nr: cpu::active()?.nr,
+            nr: panel_width(cpu::active()?.nr, q.rows, groups),
             qtype: q.qtype,
             scales: q.scales.dtype(),
             zeros: q.zeros.kind(),
@@ -317,6 +330,13 @@ impl PackedMatrix {
             },
         }
     }
+}
+
+/// The widest panel, up to `nr` channels, of which whole ones make a group; a single strip where none does.
+fn panel_width(nr: usize, n: usize, groups: usize) -> usize {
+    let each = n / groups.max(1);
+    let fits = |width: &usize| groups <= 1 || (each > 0 && each.is_multiple_of(*width));
+    (STRIP..=nr).rev().step_by(STRIP).find(fits).unwrap_or(STRIP)
 }
 
 /// The panel of the channels from `first` on, which `out` is as wide as.

@@ -6,6 +6,7 @@
 mod encode;
 mod expand;
 mod ranges;
+mod requantize;
 mod sums;
 
 use crate::buffer::Rectangle;
@@ -14,6 +15,8 @@ use encode::{absmax_bits, absmax_columns, decode, encode, encode_float8, min_max
 use expand::{add_product, expand, expand_step, transpose};
 use half::bf16;
 use ranges::{proximal, range_errors};
+pub(crate) use requantize::Finish;
+use requantize::{dequantize, requantize, values};
 use sums::{add, add_group, finish, fold, sum};
 
 /// `x + MAGIC` rounds x to an integer, half to even, for |x| < 2^22, and leaves that integer in the low bits.
@@ -107,7 +110,7 @@ macro_rules! table {
         macro_rules! lanes {
             ($features:literal) => {{
                 #[allow(unused_imports)] // the types below
-                use $crate::{buffer::Rectangle, cpu::lanes::{Encoding, Groups, Levels, PanelZeros, Proximal, TRIED}, qtype::QuantType};
+                use $crate::{buffer::Rectangle, cpu::lanes::{Encoding, Finish, Groups, Levels, PanelZeros, Proximal, TRIED}, qtype::QuantType};
                 #[allow(unused_imports)]
                 use half::bf16;
                 $(#[target_feature(enable = $features)]
@@ -138,6 +141,9 @@ table! {
     add_group(acc: &[i32], sum: i32, zeros: PanelZeros, scales: &[f32], f: &mut [f32]);
     finish(f: &[f32], cols: usize, factors: &[f32], bias: Option<&[f32]>, out: Rectangle<f32>);
     add(acc: &[f32], f: &mut [f32]);
+    values(f: &[f32], finish: Finish, out: &mut [f32]);
+    requantize(f: &[f32], finish: Finish, e: Encoding, out: &mut [u8]);
+    dequantize(q: &[i8], scale: f32, zero: i32, out: &mut [f32]);
     fold(f: &mut [f32], total: &mut [f32], carry: &mut [f32]);
     round_bf16(x: &[f32], out: &mut [bf16]);
 }

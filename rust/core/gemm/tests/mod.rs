@@ -13,16 +13,16 @@ use crate::{AlignedBytes, Executor, PackedMatrix, Pool, QuantType, Serial, dequa
 use half::{bf16, f16};
 
 /// Numbers without a pattern that a kernel could hide behind, the ends of the range among them.
-struct Noise(u64);
+pub(crate) struct Noise(pub u64);
 
 impl Noise {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) >> 8
     }
 
-    fn codes(&mut self, len: usize, qtype: QuantType) -> Vec<i8> {
+    pub(crate) fn codes(&mut self, len: usize, qtype: QuantType) -> Vec<i8> {
         let span = 2 * qtype.offset() as u64;
         let code = |v: u64| {
             if v.is_multiple_of(7) { qtype.qmin() as i8 } else { ((v / 7 % span) as i32 - qtype.offset()) as i8 }
@@ -30,13 +30,13 @@ impl Noise {
         (0..len).map(|_| code(self.next())).collect()
     }
 
-    fn floats(&mut self, len: usize) -> Vec<f32> {
+    pub(crate) fn floats(&mut self, len: usize) -> Vec<f32> {
         (0..len).map(|_| (self.next() % 20_001) as f32 / 10_000.0 - 1.0).collect()
     }
 }
 
 /// A weight of any kind, in all its parts.
-struct Weight {
+pub(crate) struct Weight {
     q: Vec<i8>,
     codes: Vec<u8>,
     halves: Vec<f16>,
@@ -56,7 +56,7 @@ enum Zeros {
 }
 
 impl Weight {
-    fn new(n: usize, k: usize, group: usize, qtype: QuantType, kind: usize, noise: &mut Noise) -> Self {
+    pub(crate) fn new(n: usize, k: usize, group: usize, qtype: QuantType, kind: usize, noise: &mut Noise) -> Self {
         let q = noise.codes(n * k, qtype);
         let mut codes = vec![0; n * row_bytes(k, qtype)];
         pack_codes(&q, n, k, qtype, &mut codes).unwrap();
@@ -83,22 +83,32 @@ impl Weight {
     }
 
     fn pack(&self) -> AlignedBytes {
+        self.pack_grouped(1)
+    }
+
+    pub(crate) fn pack_grouped(&self, groups: usize) -> AlignedBytes {
         let v = self.view();
         let len =
             PackedMatrix::packed_len(v.rows, v.cols, v.qtype, v.group_size, v.scales.dtype(), v.zeros.kind()).unwrap();
         let mut bytes = AlignedBytes::zeroed(len);
-        PackedMatrix::pack_into(&v, &mut bytes, &Serial).unwrap();
+        PackedMatrix::pack_into(&v, groups, &mut bytes, &Serial).unwrap();
         bytes
     }
 
     /// The documented definition of the integer path, one output at a time.
     fn integer_definition(&self, a: &[i8], scale: f32, row: usize, bias: f32) -> f32 {
+        let a: Vec<i64> = a.iter().map(|a| i64::from(*a)).collect();
+        self.sums_definition(&a, row).mul_add(scale, bias)
+    }
+
+    /// The sum of all groups, by each one's scale.
+    pub(crate) fn sums_definition(&self, a: &[i64], row: usize) -> f32 {
         let groups = self.k.div_ceil(self.group);
         let (mut f, mut total, mut carry) = (0f32, 0f32, 0f32);
         for g in 0..groups {
             let steps = g * self.group..((g + 1).saturating_mul(self.group)).min(self.k);
-            let dot: i64 = steps.clone().map(|i| i64::from(a[i]) * i64::from(self.q[row * self.k + i])).sum();
-            let sum: i64 = steps.map(|i| i64::from(a[i])).sum();
+            let dot: i64 = steps.clone().map(|i| a[i] * i64::from(self.q[row * self.k + i])).sum();
+            let sum: i64 = steps.map(|i| a[i]).sum();
             let at = row * groups + g;
             let v = match &self.zeros {
                 Zeros::None => dot as f32,
@@ -116,12 +126,11 @@ impl Weight {
                 (carry, total, f) = ((t - total) - y, t, 0.0);
             }
         }
-        let f = if groups > 64 { total + (f - carry) } else { f };
-        f.mul_add(scale, bias)
+        if groups > 64 { total + (f - carry) } else { f }
     }
 }
 
-fn executors() -> (Serial, Pool) {
+pub(crate) fn executors() -> (Serial, Pool) {
     (Serial, Pool::new(2).unwrap())
 }
 

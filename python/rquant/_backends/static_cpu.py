@@ -1,0 +1,85 @@
+"""Statically quantized products, and the codes that go in and out of them, on CPU tensors by the native module."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import _native_static, _rquant
+from .._native_static import Epilogue
+
+
+def linear_static(
+    x: Tensor, x_scale: Tensor, x_zero: Tensor, panels: Tensor, bias: Tensor | None, n: int,
+    addend: Tensor | None, addend_scale: Tensor | None, addend_zero: Tensor | None, lo: float, hi: float,
+    out_scale: Tensor | None, out_zero: Tensor | None, dtype: torch.dtype | None,
+) -> Tensor:  # fmt: skip
+    """int8 codes `[..., k]` times a packed weight `[n, k]`: `[..., n]`, int8 under `out_scale` or floats of `dtype`."""
+    *rows, k = x.shape
+    out = torch.empty((*rows, n), dtype=dtype if out_scale is None else torch.int8)
+    m = out.numel() // n if n else 0
+    sizes = (m, 1, 1, k, n, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0)
+    if addend is not None:
+        addend = addend.expand_as(out).reshape(m, n)
+    epilogue = Epilogue(addend, addend_scale, addend_zero, lo, hi, out_scale, out_zero)
+    _native_static.conv(x.reshape(m, k), (x_scale, x_zero), sizes, panels, bias, epilogue, out.view(m, n))
+    return out
+
+
+def conv_static(
+    x: Tensor, x_scale: Tensor, x_zero: Tensor, panels: Tensor, bias: Tensor | None, out_channels: int,
+    kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+    transposed: bool, output_padding: Sequence[int],
+    addend: Tensor | None, addend_scale: Tensor | None, addend_zero: Tensor | None, lo: float, hi: float,
+    out_scale: Tensor | None, out_zero: Tensor | None, dtype: torch.dtype | None,
+) -> Tensor:  # fmt: skip
+    """int8 codes `[N, C, H, W]` convolved with a packed weight, in channels-last memory.
+
+    `padding`: top, left, bottom, right. `x_scale` has one entry, or one a sample. int8 under `out_scale`, or floats of
+    `dtype`.
+    """
+    batch, channels, height, width = x.shape
+    sizes = (
+        batch, height, width, channels, out_channels, *kernel, *stride, *padding, *dilation, groups, int(transposed),
+        *output_padding,
+    )  # fmt: skip
+    shape = (batch, out_channels, *_rquant.conv_size(sizes))
+    out = torch.empty(
+        shape, dtype=dtype if out_scale is None else torch.int8, memory_format=torch.channels_last
+    )
+    last = torch.channels_last
+    addend = None if addend is None else addend.contiguous(memory_format=last)
+    epilogue = Epilogue(addend, addend_scale, addend_zero, lo, hi, out_scale, out_zero)
+    x = x.contiguous(memory_format=last)
+    _native_static.conv(x, (x_scale, x_zero), sizes, panels, bias, epilogue, out)
+    return out
+
+
+def quantize_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 codes of `x` with its strides where they are dense, and bool `[x.shape[0]]`: which samples are finite."""
+    samples = x.shape[0] if x.dim() else 1
+    finite = torch.empty((samples,), dtype=torch.bool)
+    codes = torch.empty_like(x, dtype=torch.int8)
+    order = _memory_order(codes)
+    if order[:1] not in ([], [0]):  # samples lie interleaved
+        whole, finite = quantize_static(x.contiguous(), scale, zero)
+        return codes.copy_(whole), finite
+    if x.stride() != codes.stride():
+        x = torch.empty_like(codes, dtype=x.dtype).copy_(x)
+    _native_static.quantize(x.permute(order), scale, zero, codes.permute(order), finite)
+    return codes, finite
+
+
+def dequantize_static(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -> Tensor:
+    """`scale * (codes - zero)` of `dtype`, with the strides of `codes` where they are dense."""
+    out = torch.empty_like(codes, dtype=dtype)
+    if codes.stride() != out.stride():
+        codes = torch.empty_like(out, dtype=torch.int8).copy_(codes)
+    order = _memory_order(codes)
+    _native_static.dequantize(codes.permute(order), scale, zero, out.permute(order))
+    return out
+
+
+def _memory_order(x: Tensor) -> list[int]:
+    """The dimensions from the slowest to the fastest; those of one element anywhere."""
+    return sorted(range(x.dim()), key=lambda d: (x.stride(d), x.shape[d]), reverse=True)

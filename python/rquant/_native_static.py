@@ -1,0 +1,81 @@
+"""The native module's statically quantized products on torch tensors: addresses, once dtype, size and layout are right.
+
+Scales and zero points are tensors of one element (float32, int8); an image is `[N, C, H, W]` in channels-last memory.
+"""
+
+from typing import NamedTuple
+
+from . import _rquant
+from ._native import Array, _address, _bias, _code, _typed
+from ._threads import get_num_threads
+
+
+class Epilogue(NamedTuple):
+    """What is done to the values of a product: see `_static_ops`."""
+
+    addend: Array | None
+    addend_scale: Array | None
+    addend_zero: Array | None
+    lo: float
+    hi: float
+    out_scale: Array | None
+    out_zero: Array | None
+
+
+def _rows(image: Array) -> Array:
+    """An image as it lies in memory: `[N, H, W, C]`. A matrix is as it is."""
+    return image.permute(0, 2, 3, 1) if len(image.shape) == 4 else image
+
+
+def qparams(scale: Array | None, zero: Array | None, name: str) -> tuple[int, int]:
+    """Addresses of a scale and its zero point."""
+    if scale is None or zero is None:
+        raise ValueError(f"{name}scale, {name}zero: expected both, got {scale} and {zero}")
+    return _typed(scale, f"{name}scale", "float32", 1), _typed(zero, f"{name}zero", "int8", 1)
+
+
+def conv(
+    x: Array,
+    qparams_of_x: tuple[Array, Array],
+    sizes: tuple[int, ...],
+    panels: Array,
+    bias: Array | None,
+    epilogue: Epilogue,
+    out: Array,
+) -> None:
+    """`_rquant.conv_static` of codes `x`; `x` and `out` have the shapes that `sizes` say, or those of a matrix."""
+    x_scale, x_zero = qparams_of_x
+    x_at = _typed(_rows(x), "x", "int8"), _typed(x_scale, "x_scale", "float32"), x_scale.numel()
+    x_zero_at = _typed(x_zero, "x_zero", "int8", 1)
+    addend_at, addend_scale, addend_zero = 0, 0, 0
+    if epilogue.addend is not None:
+        if epilogue.addend.shape != out.shape:
+            raise ValueError(f"addend: expected shape {tuple(out.shape)}, got {tuple(epilogue.addend.shape)}")
+        addend_at = _typed(_rows(epilogue.addend), "addend", "int8")
+        addend_scale, addend_zero = qparams(epilogue.addend_scale, epilogue.addend_zero, "addend_")
+    out_scale, out_zero, out_dtype = 0, 0, 0
+    if epilogue.out_scale is None:
+        out_dtype = _code(out, "dtype")
+    else:
+        out_scale, out_zero = qparams(epilogue.out_scale, epilogue.out_zero, "out_")
+    _rquant.conv_static(
+        *x_at, x_zero_at, sizes, _typed(panels, "panels", "uint8"), panels.nbytes, *_bias(bias, sizes[4]),
+        addend_at, addend_scale, addend_zero, epilogue.lo, epilogue.hi, _address(_rows(out), "out"), out_dtype,
+        out_scale, out_zero, get_num_threads(),
+    )  # fmt: skip
+
+
+def quantize(x: Array, scale: Array, zero: Array, codes: Array, finite: Array) -> None:
+    """Codes of `x` into `codes`, both contiguous, and which of its samples are finite."""
+    _rquant.quantize_static(
+        _address(x, "x"), _code(x, "x"), x.numel(), *qparams(scale, zero, ""), _typed(codes, "codes", "int8", x.numel()),
+        _typed(finite, "finite", "bool"), finite.numel(), get_num_threads(),
+    )  # fmt: skip
+
+
+def dequantize(codes: Array, scale: Array, zero: Array, out: Array) -> None:
+    """`scale * (codes - zero)` into `out`, both contiguous."""
+    _rquant.dequantize_static(
+        _typed(codes, "codes", "int8"), codes.numel(), *qparams(scale, zero, ""), _address(out, "out"), _code(out, "dtype"),
+        get_num_threads(),
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+//! Statically quantized products: convolutions, and matrix products as 1x1 ones, of int8 activations that share one scale
+//! and one zero point, with the next layer's quantization fused.
+//!
+//! Of each output, in this order: `acc_g = Σ (a − z)(q − Z)` exactly, for each group g of weights that shares a scale;
+//! `f = fma(float(acc_g), scale_g, f)`; `v = fma(f, scale of x, bias)`; `v = fma(scale of addend, addend, v)`; a clamp; and
+//! `q = round_half_even(v / scale) + zero`, clipped to ±127. The same bits on every instruction set, with any number of
+//! threads and whatever kernel is taken.
+
+mod codes;
+mod driver;
+mod geometry;
+mod output;
+mod patches;
+#[cfg(test)]
+mod tests;
+
+pub use codes::{dequantize_static, quantize_static};
+pub use geometry::Geometry;
+pub use output::{Codes, Epilogue, Output};
+
+use crate::error::{Error, Result, area, check_len};
+use crate::executor::{Executor, Serial};
+use crate::prepack::PackedRef;
+use output::{Sink, check_scale, check_zero};
+use patches::Patches;
+
+/// Multiplications below which the calling thread works alone: they take it some 10 µs, as waking another would.
+const SERIAL: usize = if cfg!(test) { 1 } else { 1 << 19 };
+
+/// int8 activations `[batch, height, width, channels]` in `[-127, 127]`: `x ≈ scale · (q − zero)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// The codes.
+    pub q: &'a [i8],
+    /// One for all, or one an image.
+    pub scales: &'a [f32],
+    /// In `[-127, 127]`. Padding has this code.
+    pub zero: i8,
+}
+
+/// `out[batch, out height, out width, out channels]`, a convolution of `x` by the rows of `w`
+/// `[out channels, kernel height * kernel width * channels / groups]`, channels innermost.
+///
+/// # Errors
+/// [`Error::Mismatch`] for lengths and a geometry that do not fit each other, scales that are not positive numbers, zero
+/// points below -127, float8 weights.
+pub fn conv_static(
+    x: Input,
+    geometry: &Geometry,
+    w: PackedRef,
+    epilogue: Epilogue,
+    mut out: Output,
+    executor: &dyn Executor,
+) -> Result<()> {
+    let out_size = geometry.out_size()?;
+    let pixels = area(out_size[0], out_size[1])?;
+    let rows = area(geometry.batch, pixels)?;
+    area(rows, geometry.out_channels)?;
+    check_len(
+        "x",
+        area(area(geometry.batch, area(geometry.size[0], geometry.size[1])?)?, geometry.channels)?,
+        x.q.len(),
+    )?;
+    let taps = area(geometry.kernel[0], geometry.kernel[1])?;
+    let k = area(taps, geometry.group_channels())?;
+    if (w.n(), w.k()) != (geometry.out_channels, k) {
+        let expected = format!("a weight [{}, {k}] for this geometry", geometry.out_channels);
+        return Err(Error::mismatch("panels", expected, format!("[{}, {}]", w.n(), w.k())));
+    }
+    if w.qtype().is_float() {
+        return Err(Error::mismatch("panels", "codes of integers", "float8"));
+    }
+    if x.scales.len() != 1 && x.scales.len() != geometry.batch {
+        let expected = format!("length 1 or {} (one an image)", geometry.batch);
+        return Err(Error::mismatch("x_scale", expected, x.scales.len()));
+    }
+    x.scales.iter().try_for_each(|scale| check_scale("x_scale", *scale))?;
+    check_zero("x_zero", x.zero)?;
+    let sink = Sink::new(epilogue, &mut out, rows, geometry.out_channels)?;
+    if rows == 0 || geometry.out_channels == 0 {
+        return Ok(());
+    }
+    let work = rows.saturating_mul(geometry.out_channels).saturating_mul(k);
+    let executor = if work < SERIAL { &Serial } else { executor };
+    driver::multiply(&Patches { x: x.q, zero: x.zero, geometry, out_size }, x.scales, &w, &sink, executor)
+}
+
+/// `out[m, n] = x[m, k] · w[n, k]ᵀ`, as [`conv_static`] over images of one pixel; `x.scales` has 1 or `m` entries.
+///
+/// # Errors
+/// Those of [`conv_static`].
+pub fn linear_static(
+    x: Input,
+    m: usize,
+    w: PackedRef,
+    epilogue: Epilogue,
+    out: Output,
+    executor: &dyn Executor,
+) -> Result<()> {
+    conv_static(x, &Geometry::linear(m, w.k(), w.n()), w, epilogue, out, executor)
+}
