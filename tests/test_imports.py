@@ -23,6 +23,7 @@ RUST = {
     "half_quadratic": _WEIGHT | _WORK,
     "search": {"quantize"} | _WEIGHT | _WORK,
     "dequantize": _WEIGHT | _WORK,
+    "elementwise": {"error"} | _WORK,
     "prepack": _WEIGHT | _WORK,
     "epilogue": {"prepack"} | _WEIGHT | _WORK,
     "conv": {"gemm", "prepack", "epilogue"} | _WEIGHT | _WORK,

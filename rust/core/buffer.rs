@@ -159,6 +159,11 @@ pub(crate) struct Rectangle<T> {
 #[allow(unsafe_code)]
 impl<T: Plain> Rectangle<T> {
     #[inline]
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    #[inline]
     pub(crate) fn row(&mut self, r: usize) -> &mut [T] {
         assert!(r < self.rows, "rectangle row");
         // SAFETY: in range (`rectangle` asserted the last row) and promised to be ours alone.

@@ -23,6 +23,7 @@ mod buffer;
 mod conv;
 mod cpu;
 mod dequantize;
+pub mod elementwise;
 mod epilogue;
 mod error;
 mod executor;

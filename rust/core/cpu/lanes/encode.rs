@@ -32,12 +32,15 @@ pub(super) fn min_max(x: &[f32]) -> (f32, f32) {
 
 #[inline(always)]
 pub(super) fn encode(x: &[f32], e: Encoding, out: &mut [u8]) {
-    for (x, u) in x.iter().zip(out) {
-        let v = x / e.scale + e.shift;
-        let v = if v > e.lo { v } else { e.lo };
-        let v = if v < e.hi { v } else { e.hi };
-        *u = ((v + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32).wrapping_add(e.base) as u8;
-    }
+    x.iter().zip(out).for_each(|(x, u)| *u = encode_one(*x, e));
+}
+
+#[inline(always)]
+pub(super) fn encode_one(x: f32, e: Encoding) -> u8 {
+    let v = x / e.scale + e.shift;
+    let v = if v > e.lo { v } else { e.lo };
+    let v = if v < e.hi { v } else { e.hi };
+    ((v + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32).wrapping_add(e.base) as u8
 }
 
 #[inline(always)]

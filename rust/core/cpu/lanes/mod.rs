@@ -3,21 +3,30 @@
 //! Each is plain Rust that vectorizes: no reduction that depends on order, rounding by the magic-number trick, and a
 //! fused multiply-add wherever `mul_add` says so, so that every instruction set gives the same bits.
 
+mod codes;
 mod encode;
 mod expand;
+mod norm;
+mod pool;
 mod ranges;
 mod requantize;
 mod sums;
 
 use crate::buffer::Rectangle;
 use crate::qtype::QuantType;
+use codes::{add_codes, affine, affine_columns, clamp, fake_quantize, inside, lookup};
 use encode::{absmax_bits, absmax_columns, decode, encode, encode_float8, min_max, round_bf16};
 use expand::{add_product, expand, expand_step, transpose};
 use half::bf16;
+use norm::{moments, normalize};
+use pool::{average, max_windows, sum_window};
 use ranges::{proximal, range_errors};
 pub(crate) use requantize::Finish;
 use requantize::{dequantize, requantize, values};
 use sums::{add, add_group, finish, fold, sum};
+
+pub(crate) use codes::{Addition, Decoding};
+pub(crate) use pool::{Window, WindowRow};
 
 /// `x + MAGIC` rounds x to an integer, half to even, for |x| < 2^22, and leaves that integer in the low bits.
 const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
@@ -110,7 +119,9 @@ macro_rules! table {
         macro_rules! lanes {
             ($features:literal) => {{
                 #[allow(unused_imports)] // the types below
-                use $crate::{buffer::Rectangle, cpu::lanes::{Encoding, Finish, Groups, Levels, PanelZeros, Proximal, TRIED}, qtype::QuantType};
+                use $crate::{buffer::Rectangle, cpu::lanes::{
+                    Addition, Decoding, Encoding, Finish, Groups, Levels, PanelZeros, Proximal, TRIED, Window, WindowRow,
+                }, qtype::QuantType};
                 #[allow(unused_imports)]
                 use half::bf16;
                 $(#[target_feature(enable = $features)]
@@ -146,6 +157,18 @@ table! {
     dequantize(q: &[i8], scale: f32, zero: i32, out: &mut [f32]);
     fold(f: &mut [f32], total: &mut [f32], carry: &mut [f32]);
     round_bf16(x: &[f32], out: &mut [bf16]);
+    lookup(x: &[i8], table: &[u8; 256], out: Rectangle<u8>);
+    add_codes(a: &[i8], b: &[i8], rule: Addition, e: Encoding, out: &mut [u8]);
+    affine(x: &[i8], d: Decoding, mul: f32, add: f32, out: &mut [f32]);
+    affine_columns(x: &[i8], d: Decoding, mul: &[f32], add: &[f32], out: &mut [f32]);
+    clamp(x: &mut [f32], lo: f32, hi: f32);
+    fake_quantize(x: &[f32], e: Encoding, out: &mut [f32]);
+    inside(x: &[f32], e: Encoding, out: &mut [u8]);
+    max_windows(x: &[i8], row: WindowRow, out: &mut [u8]);
+    sum_window(x: &[i8], window: Window, sums: &mut [i32]);
+    average(sums: &[i32], offset: i32, factor: f32, e: Encoding, out: &mut [u8]);
+    moments(x: &[f32]) -> (f64, f64);
+    normalize(x: &[f32], mean: f64, inverse: f64, weight: &[f32], bias: &[f32], out: &mut [f32]);
 }
 #[allow(clippy::single_component_path_imports)] // gives the macro a path
 pub(super) use lanes;

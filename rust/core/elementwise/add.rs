@@ -1,0 +1,39 @@
+//! The sum of two tensors of codes: a residual connection that no product could take along.
+
+use super::{Clamp, PerTensor, pieces, share};
+use crate::cpu;
+use crate::cpu::lanes::Addition;
+use crate::error::{Result, check_len};
+use crate::executor::Executor;
+
+/// Elements that are worth a thread.
+const LEAST: usize = 1 << 14;
+
+/// `out = encode(clamp(fma(s_b, q_b − z_b, s_a · (q_a − z_a))))`, element by element.
+///
+/// # Errors
+/// [`crate::Error::Mismatch`] for lengths, scales, zero points or a clamp that do not fit.
+#[allow(unsafe_code)]
+pub fn add(
+    a: &[i8],
+    a_params: PerTensor,
+    b: &[i8],
+    b_params: PerTensor,
+    clamp: Clamp,
+    out_params: PerTensor,
+    out: &mut [i8],
+    executor: &dyn Executor,
+) -> Result<()> {
+    let isa = cpu::active()?;
+    check_len("b", a.len(), b.len())?;
+    check_len("out", a.len(), out.len())?;
+    let rule = Addition { a: a_params.decoding("a")?, b: b_params.decoding("b")? };
+    let encoding = out_params.encoding("out", clamp)?;
+    let out = share(out);
+    pieces(a.len(), LEAST, executor, &|range| {
+        // SAFETY: the ranges are disjoint, and `out` is borrowed for this whole call.
+        let out = unsafe { out.slice(range.start, range.len()) };
+        isa.add_codes(&a[range.clone()], &b[range], rule, encoding, out);
+    });
+    Ok(())
+}
