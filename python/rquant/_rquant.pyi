@@ -274,3 +274,96 @@ def dequantize_static(
     codes: int, count: int, scale: int, zero: int, out: int, out_dtype: int, threads: int
 ) -> None:
     """`out = scale * (codes - zero)`."""
+
+# Operations on int8 codes between layers. `(x, scale, zero)` are the addresses of int8 codes and of their float32 scale and
+# int8 zero point, one of each: values are `scale * (q - zero)`. Outputs the same, with parameters that are read.
+# Images are `shape` = (images, height, width, channels), in that order in memory.
+_Codes = tuple[int, int, int]
+_Pair = tuple[int, int]
+_Image = tuple[int, int, int, int]
+
+def add_static(a: _Codes, b: _Codes, count: int, lo: float, hi: float, out: _Codes, threads: int) -> None:
+    """`encode(clamp(fma(s_b, q_b - z_b, s_a * (q_a - z_a))))` of `count` elements, clamped to [lo, hi]."""
+
+def requantize_static(x: _Codes, count: int, lo: float, hi: float, out: _Codes, threads: int) -> None:
+    """Codes of the same `count` values, clamped to [lo, hi], under out's parameters."""
+
+def lookup_static(x: int, table: int, count: int, out: int, threads: int) -> None:
+    """`table[q + 128]` (int8 `[256]`) of `count` codes."""
+
+def concat_static(xs: list[tuple[int, int, int, int]], rows: int, out: _Codes, threads: int) -> None:
+    """Rows of several tensors, each (codes, scale, zero, columns), side by side in `out`, under its parameters."""
+
+def pooled_size(
+    size: _Pair, kernel: _Pair, stride: _Pair, padding: _Pair, dilation: _Pair, ceil_mode: bool
+) -> _Pair:
+    """Height and width of a pooling's output."""
+
+def max_pool_static(
+    x: int,
+    shape: _Image,
+    kernel: _Pair,
+    stride: _Pair,
+    padding: _Pair,
+    dilation: _Pair,
+    ceil_mode: bool,
+    out: int,
+    threads: int,
+) -> None:
+    """The largest code of each window; -127 where a window has nothing of the image in it."""
+
+def avg_pool_static(
+    x: _Codes,
+    shape: _Image,
+    kernel: _Pair,
+    stride: _Pair,
+    padding: _Pair,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor: int | None,
+    out: _Codes,
+    threads: int,
+) -> None:
+    """Codes of `float32(sum of q - zero) * (scale / count)` of each window; `divisor` in the count's place if given."""
+
+def adaptive_avg_pool_static(x: _Codes, shape: _Image, output_size: _Pair, out: _Codes, threads: int) -> None:
+    """The same of windows `floor(i * size / out) .. ceil((i + 1) * size / out)`."""
+
+def layer_norm_static(
+    x: _Codes,
+    dtype: int,
+    rows: int,
+    features: int,
+    weight: int,
+    bias: int,
+    eps: float,
+    out: _Codes,
+    threads: int,
+) -> None:
+    """Codes of normalized rows. x: floats of `dtype` where its scale is 0, else codes. weight, bias: float32 `[features]` or 0."""
+
+def affine_static(
+    x: _Codes,
+    shape: tuple[int, int, int],
+    mul: int,
+    add: int,
+    lo: float,
+    hi: float,
+    out: _Codes,
+    dtype: int,
+    threads: int,
+) -> None:
+    """`clamp(fma(value, mul[c], add[c]))`, shape (samples, channels, inner); floats of `dtype` where out's scale is 0."""
+
+def fake_quantize_static(
+    x: int,
+    dtype: int,
+    shape: tuple[int, int, int],
+    scale: int,
+    zero: int,
+    out: int,
+    inside: int,
+    threads: int,
+) -> None:
+    """x, shape (samples, channels, inner), as its codes read back, into `out` of its dtype; into `inside` (bool) whether each
+    came without clipping. Either is left out where it is 0. A scale and a zero point a channel."""

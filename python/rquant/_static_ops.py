@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ._backends import static_cpu
+from ._backends import static_elementwise as elementwise
 from ._backends import static_reference as reference
 from ._ops import define
 
@@ -85,7 +86,10 @@ def _pool_shape(x, kernel, stride, padding, dilation, ceil_mode):  # type: ignor
 
 
 def _concat_shape(xs, scales, zeros, dim, out_scale, out_zero):  # type: ignore[no-untyped-def]
-    return torch.cat(list(xs), dim)
+    dim %= xs[0].dim()
+    shape = list(xs[0].shape)
+    shape[dim] = sum(x.shape[dim] for x in xs)
+    return _out(xs[0], shape, out_scale, None)
 
 
 define(
@@ -107,9 +111,17 @@ define(
 )
 define(
     "fake_quantize_static",
-    "(Tensor x, Tensor scale, Tensor zero) -> Tensor",
+    "(Tensor x, Tensor scale, Tensor zero, int? dim=None) -> Tensor",
     lambda x, *_: torch.empty_like(x),
+    on_cpu=elementwise.fake_quantize_static,
     elsewhere=reference.fake_quantize_static,
+)
+define(
+    "inside_range_static",
+    "(Tensor x, Tensor scale, Tensor zero, int? dim=None) -> Tensor",
+    lambda x, *_: torch.empty_like(x, dtype=torch.bool),
+    on_cpu=elementwise.inside_range_static,
+    elsewhere=reference.inside_range_static,
 )
 define(
     "linear_static",
@@ -129,24 +141,28 @@ define(
     "add_static",
     f"(Tensor a, Tensor a_scale, Tensor a_zero, Tensor b, Tensor b_scale, Tensor b_zero, float lo, float hi, {_QPARAMS}) -> Tensor",
     lambda a, *_: torch.empty_like(a),
+    on_cpu=elementwise.add_static,
     elsewhere=reference.add_static,
 )
 define(
     "requantize_static",
     f"(Tensor x, Tensor scale, Tensor zero, float lo, float hi, {_QPARAMS}) -> Tensor",
     lambda x, *_: torch.empty_like(x),
+    on_cpu=elementwise.requantize_static,
     elsewhere=reference.requantize_static,
 )
 define(
     "concat_static",
     f"(Tensor[] xs, Tensor[] scales, Tensor[] zeros, int dim, {_QPARAMS}) -> Tensor",
     _concat_shape,
+    on_cpu=elementwise.concat_static,
     elsewhere=reference.concat_static,
 )
 define(
     "max_pool_static",
     "(Tensor x, int[] kernel, int[] stride, int[] padding, int[] dilation, bool ceil_mode) -> Tensor",
     _pool_shape,
+    on_cpu=elementwise.max_pool_static,
     elsewhere=reference.max_pool_static,
 )
 define(
@@ -154,12 +170,14 @@ define(
     "(Tensor x, Tensor scale, Tensor zero, int[] kernel, int[] stride, int[] padding, bool ceil_mode, "
     f"bool count_include_pad, int? divisor, {_QPARAMS}) -> Tensor",
     lambda x, s, z, kernel, stride, padding, ceil, *_: _pool_shape(x, kernel, stride, padding, (1, 1), ceil),
+    on_cpu=elementwise.avg_pool_static,
     elsewhere=reference.avg_pool_static,
 )
 define(
     "adaptive_avg_pool_static",
     f"(Tensor x, Tensor scale, Tensor zero, int[] output_size, {_QPARAMS}) -> Tensor",
     lambda x, s, z, output_size, *_: _out(x, (*x.shape[:2], *output_size), x, None),
+    on_cpu=elementwise.adaptive_avg_pool_static,
     elsewhere=reference.adaptive_avg_pool_static,
 )
 define(
@@ -167,6 +185,7 @@ define(
     "(Tensor x, Tensor? scale, Tensor? zero, Tensor? weight, Tensor? bias, float eps, int features, "
     f"{_QPARAMS}) -> Tensor",
     lambda x, *_: torch.empty_like(x, dtype=torch.int8, memory_format=torch.contiguous_format),
+    on_cpu=elementwise.layer_norm_static,
     elsewhere=reference.layer_norm_static,
 )
 define(
@@ -176,18 +195,21 @@ define(
     lambda x, s, z, mul, add, lo, hi, out_scale, out_zero, dtype: torch.empty_like(
         x, dtype=dtype if out_scale is None else torch.int8
     ),
+    on_cpu=elementwise.affine_static,
     elsewhere=reference.affine_static,
 )
 define(
     "lookup_static",
     "(Tensor x, Tensor table) -> Tensor",
     lambda x, table: torch.empty_like(x),
+    on_cpu=elementwise.lookup_static,
     elsewhere=reference.lookup_static,
 )
 
 quantize_static = torch.ops.rquant.quantize_static.default
 dequantize_static = torch.ops.rquant.dequantize_static.default
 fake_quantize_static = torch.ops.rquant.fake_quantize_static.default
+inside_range_static = torch.ops.rquant.inside_range_static.default
 linear_static = torch.ops.rquant.linear_static.default
 conv_static = torch.ops.rquant.conv_static.default
 add_static = torch.ops.rquant.add_static.default

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod conv;
+mod elementwise;
 mod matrix;
 #[cfg(target_os = "linux")]
 mod openmp;
@@ -20,6 +21,11 @@ mod _rquant {
 
     #[pymodule_export]
     use conv::{conv_size, conv_static, dequantize_static, quantize_static};
+    #[pymodule_export]
+    use elementwise::{
+        adaptive_avg_pool_static, add_static, affine_static, avg_pool_static, concat_static, fake_quantize_static,
+        layer_norm_static, lookup_static, max_pool_static, pooled_size, requantize_static,
+    };
     #[pymodule_export]
     use matrix::{
         dequantize, encode, half_quadratic, pack_codes, qparams, quantize_rows, ranges, row_bytes, search, unpack_codes,

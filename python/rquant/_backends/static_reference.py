@@ -48,9 +48,25 @@ def dequantize_static(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.d
     return decode(codes, scale, zero).to(dtype)
 
 
-def fake_quantize_static(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """x as its codes read back, of x's dtype; NaN stays NaN, infinity is clipped."""
-    return decode(encode(x.float(), scale, zero), scale, zero).to(x.dtype)
+def _along(values: Tensor, dim: int | None, x: Tensor) -> Tensor:
+    """One value for each place of x along `dim`, or one for all, so that it broadcasts to x."""
+    if dim is None:
+        return values.float()
+    return values.float().reshape([-1 if i == dim % x.dim() else 1 for i in range(x.dim())])
+
+
+def fake_quantize_static(x: Tensor, scale: Tensor, zero: Tensor, dim: int | None = None) -> Tensor:
+    """x as its codes read back, of x's dtype; NaN stays NaN, infinity is clipped. A scale and a zero point for all, or one
+    for each place along `dim`."""
+    scale, zero = _along(scale, dim, x), _along(zero, dim, x)
+    out = decode(encode(x.float(), scale, zero), scale, zero).to(x.dtype)
+    return torch.where(x.isnan(), x, out)
+
+
+def inside_range_static(x: Tensor, scale: Tensor, zero: Tensor, dim: int | None = None) -> Tensor:
+    """bool, of x's shape: whether rounding alone, without clipping, gave the element's code; False for NaN."""
+    steps = (x.float() / _along(scale, dim, x)).round() + _along(zero, dim, x)
+    return (steps >= -LARGEST) & (steps <= LARGEST)
 
 
 def _epilogue(
@@ -162,12 +178,15 @@ def requantize_static(
 def concat_static(
     xs: Sequence[Tensor], scales: Sequence[Tensor], zeros: Sequence[Tensor], dim: int, out_scale: Tensor, out_zero: Tensor
 ) -> Tensor:  # fmt: skip
-    """Codes of all of `xs` under one scale and zero point, side by side along `dim`."""
+    """Codes of all of `xs` under one scale and zero point, side by side along `dim`; images in channels-last memory."""
     parts = [
         x if torch.equal(s, out_scale) and torch.equal(z, out_zero) else encode(decode(x, s, z), out_scale, out_zero)
         for x, s, z in zip(xs, scales, zeros, strict=True)
     ]  # fmt: skip
-    return torch.cat(parts, dim)
+    whole = torch.cat(parts, dim)
+    return whole.contiguous(
+        memory_format=torch.channels_last if whole.dim() == 4 else torch.contiguous_format
+    )
 
 
 def max_pool_static(
@@ -229,22 +248,32 @@ def adaptive_avg_pool_static(
     return _mean(total, count, scale, out_scale, out_zero)
 
 
+def _mean_of_rows(values: Tensor) -> Tensor:
+    """Float64 means `[rows, 1]`: 16 sums, sum i of the elements i, i + 16, .., then of these sums by halves."""
+    sums = values.new_zeros((values.shape[0], 16))
+    for part in values.split(16, 1):
+        sums[:, : part.shape[1]] += part
+    for half in (8, 4, 2, 1):
+        sums = sums[:, :half] + sums[:, half:]
+    return sums / values.shape[1]
+
+
 def layer_norm_static(
     x: Tensor, scale: Tensor | None, zero: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     eps: float, features: int, out_scale: Tensor, out_zero: Tensor,
 ) -> Tensor:  # fmt: skip
     """Layer norm over the last `features` elements, of floats or of codes under `scale`, `zero`; its codes.
 
-    In float64 here; kernels may differ by one code where a value lies between two. NaN becomes `out_zero`.
+    In float64 up to `(x - mean) / sqrt(variance + eps)`, which is rounded to float32. A row with NaN or infinity becomes
+    `out_zero`.
     """
-    v = x.double() if scale is None else decode(x, scale, zero).double()  # type: ignore[arg-type]
-    rows = v.reshape(-1, features)
-    mean = rows.mean(1, keepdim=True)
-    spread = (rows.var(1, unbiased=False, keepdim=True) + eps).rsqrt()
-    out = (rows - mean) * spread
-    out = out if weight is None else out * weight.double().reshape(-1)
-    out = out if bias is None else out + bias.double().reshape(-1)
-    return encode(out.float(), out_scale, out_zero).reshape(x.shape)
+    v = x if scale is None else decode(x, scale, zero)  # type: ignore[arg-type]
+    rows = v.double().reshape(-1, features)
+    centred = rows - _mean_of_rows(rows)
+    normalized = (centred * (1 / (_mean_of_rows(centred * centred) + eps).sqrt())).float()
+    w = torch.ones_like(normalized) if weight is None else weight.float().reshape(-1)
+    b = torch.zeros_like(normalized) if bias is None else bias.float().reshape(-1)
+    return encode(fma(normalized, w, b), out_scale, out_zero).reshape(x.shape)
 
 
 def affine_static(

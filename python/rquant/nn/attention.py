@@ -171,7 +171,10 @@ class _Joined:
 
     def __init__(self, *layers: nn.Module) -> None:
         self.layers = layers
-        self.float_shape = self.weight_shape = sum(layer.out_features for layer in layers), layers[0].in_features
+        self.float_shape = self.weight_shape = (
+            sum(layer.out_features for layer in layers),
+            layers[0].in_features,
+        )
         self.scheme = ", ".join(dict.fromkeys(str(getattr(layer, "scheme", "float")) for layer in layers))
 
     @property

@@ -59,11 +59,13 @@ impl Pool2d {
             }
             let padded = area(2, p)?.checked_add(size[i]);
             let padded = padded.ok_or_else(|| Error::mismatch("padding", "a size in memory", p))?;
-            if padded < span || size[i] == 0 {
+            let (fits, enough) = (padded >= span, self.ceil_mode && span.saturating_sub(padded) < s);
+            if size[i] == 0 || !(fits || enough) {
                 let got = format!("{} and padding {p}", size[i]);
                 return Err(Error::mismatch("x", format!("at least {span} elements a side, padding included"), got));
             }
-            let steps = if self.ceil_mode { (padded - span).div_ceil(s) } else { (padded - span) / s };
+            let room = padded.saturating_sub(span);
+            let steps = if self.ceil_mode { room.div_ceil(s) } else { room / s };
             // a last window has to begin inside the image or the padding before it
             out[i] = steps + usize::from(steps * s < size[i] + p);
         }

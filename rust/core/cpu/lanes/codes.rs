@@ -1,7 +1,7 @@
 //! int8 codes to int8 codes, and what training sees of them.
 
 use super::encode::encode_one;
-use super::{Encoding, INF_BITS, MAGIC};
+use super::{Encoding, MAGIC};
 use crate::buffer::Rectangle;
 
 /// What codes stand for: `scale · (q − zero)`.
@@ -75,15 +75,14 @@ pub(super) fn clamp(x: &mut [f32], lo: f32, hi: f32) {
     }
 }
 
-/// [`encode`](super::encode::encode) and its inverse in one; what is not finite becomes NaN.
+/// [`encode`](super::encode::encode) and its inverse in one; NaN stays NaN.
 #[inline(always)]
 pub(super) fn fake_quantize(x: &[f32], e: Encoding, out: &mut [f32]) {
     for (x, out) in x.iter().zip(out) {
         let v = x / e.scale;
         let v = if v > e.lo { v } else { e.lo };
         let v = if v < e.hi { v } else { e.hi };
-        let finite = x.to_bits() & 0x7fff_ffff < INF_BITS;
-        *out = if finite { ((v + MAGIC) - MAGIC) * e.scale } else { f32::NAN };
+        *out = if x.is_nan() { f32::NAN } else { ((v + MAGIC) - MAGIC) * e.scale };
     }
 }
 
@@ -96,6 +95,6 @@ pub(super) fn inside(x: &[f32], e: Encoding, out: &mut [u8]) {
         let v = if v > e.lo - 2.0 { v } else { e.lo - 2.0 };
         let v = if v < e.hi + 2.0 { v } else { e.hi + 2.0 };
         let v = (v + MAGIC) - MAGIC;
-        *out = u8::from(v >= e.lo) & u8::from(v <= e.hi);
+        *out = u8::from(v >= e.lo) & u8::from(v <= e.hi) & u8::from(!x.is_nan());
     }
 }

@@ -6,7 +6,7 @@
 pub(super) fn moments(x: &[f32]) -> (f64, f64) {
     let count = x.len() as f64;
     let mean = total(x, |sum, v| sum + v) / count;
-    let variance = total(x, |sum, v| (v - mean).mul_add(v - mean, sum)) / count;
+    let variance = total(x, |sum, v| sum + (v - mean) * (v - mean)) / count;
     (mean, variance)
 }
 

@@ -8,7 +8,7 @@ fn faked(x: f32, p: PerTensor) -> (f32, u8) {
     let z = i32::from(p.zero);
     let rounded = (x / p.scale).round_ties_even();
     let inside = rounded >= (-127 - z) as f32 && rounded <= (127 - z) as f32;
-    if x.is_finite() { (value(encoded(x, UNCLAMPED, p), p), u8::from(inside)) } else { (f32::NAN, 0) }
+    if x.is_nan() { (f32::NAN, 0) } else { (value(encoded(x, UNCLAMPED, p), p), u8::from(inside)) }
 }
 
 fn same(a: f32, b: f32) -> bool {
@@ -29,13 +29,16 @@ fn fake_quantization_is_encode_then_decode() {
             let x = values(len);
             for p in [params(0.5, 0), params(0.031, -100)] {
                 let (mut got, mut inside) = (vec![0f32; len], vec![9; len]);
-                fake_quantize(Floats::F32(&x), p, FloatsMut::F32(&mut got), Some(&mut inside), executor).unwrap();
+                fake_quantize(Floats::F32(&x), p, Some(FloatsMut::F32(&mut got)), Some(&mut inside), executor).unwrap();
                 for i in 0..len {
                     assert!(same(got[i], faked(x[i], p).0) && inside[i] == faked(x[i], p).1, "{isa} {len} {}", x[i]);
                 }
+                let mut alone = vec![9; len];
+                fake_quantize(Floats::F32(&x), p, None, Some(&mut alone), executor).unwrap();
+                assert_eq!(alone, inside, "{isa} {len}");
                 let narrow: Vec<bf16> = x.iter().map(|v| bf16::from_f32(*v)).collect();
                 let mut got = vec![bf16::ZERO; len];
-                fake_quantize(Floats::Bf16(&narrow), p, FloatsMut::Bf16(&mut got), None, executor).unwrap();
+                fake_quantize(Floats::Bf16(&narrow), p, Some(FloatsMut::Bf16(&mut got)), None, executor).unwrap();
                 let want = |i: usize| bf16::from_f32(faked(narrow[i].to_f32(), p).0).to_f32();
                 assert!((0..len).all(|i| same(got[i].to_f32(), want(i))), "{isa} {len}");
             }
@@ -51,7 +54,7 @@ fn channels_have_their_own_parameters() {
             let scales: Vec<f32> = (0..channels).map(|c| 0.01 + c as f32 * 0.2).collect();
             let zeros: Vec<i8> = (0..channels).map(|c| c as i8 * 30 - 120).collect();
             let (mut got, mut inside) = (vec![0f32; x.len()], vec![9; x.len()]);
-            let out = FloatsMut::F32(&mut got);
+            let out = Some(FloatsMut::F32(&mut got));
             fake_quantize_channels(Floats::F32(&x), &scales, &zeros, inner, out, Some(&mut inside), executor).unwrap();
             for i in 0..x.len() {
                 let c = i / inner % channels;

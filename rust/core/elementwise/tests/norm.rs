@@ -17,7 +17,7 @@ fn normalized(x: &[f32], weight: &[f32], bias: &[f32], eps: f64) -> Vec<i8> {
     };
     let wide: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
     let mean = total(&wide, &|s, v| s + v);
-    let variance = total(&wide, &|s, v| (v - mean).mul_add(v - mean, s));
+    let variance = total(&wide, &|s, v| s + (v - mean) * (v - mean));
     let inverse = 1.0 / (variance + eps).sqrt();
     let one =
         |(i, v): (usize, &f64)| encoded((((v - mean) * inverse) as f32).mul_add(weight[i], bias[i]), UNCLAMPED, OUT);

@@ -119,6 +119,16 @@ fn adaptive_means_divide_the_image() {
 }
 
 #[test]
+fn with_ceil_mode_one_window_may_be_larger_than_the_image() {
+    let pool = Pool2d { kernel: [3, 3], stride: [2, 2], padding: [0, 0], dilation: [1, 1], ceil_mode: true };
+    assert_eq!(pool.out_size([2, 4]).unwrap(), [1, 2]);
+    assert!(pool.out_size([1, 4]).is_err());
+    let mut out = [0; 2];
+    max_pool(&[1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 4, 1], pool, &mut out, &Serial).unwrap();
+    assert_eq!(out, [7, 8]);
+}
+
+#[test]
 fn windows_that_do_not_fit_are_named() {
     let plain = Pool2d { kernel: [3, 3], stride: [2, 2], padding: [0, 0], dilation: [1, 1], ceil_mode: false };
     let x = [0i8; 16];
