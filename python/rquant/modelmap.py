@@ -157,7 +157,7 @@ def read_packed(name: str, layer: PackedWeight, source: Source) -> tuple[storage
     for part in parts:
         source.verify(join(name, part))
     device = source.device or q.codes.device
-    return storage.hold(q, device), layer.compute_like.new_empty(0, device=device)
+    return storage.hold(q, device, layer.panel_groups), layer.compute_like.new_empty(0, device=device)
 
 
 def replace_modules(model: nn.Module, config: Config, first: dict[str, str], source: Source) -> None:

@@ -96,6 +96,11 @@ class _Conv(StaticInput, PackedWeight):
         return self.out_channels, kernel * (self.in_channels // self.groups)
 
     @property
+    def panel_groups(self) -> int:  # type: ignore[override]
+        """As torch's `groups`."""
+        return self.groups
+
+    @property
     def float_shape(self) -> tuple[int, ...]:
         """As torch's."""
         if self.transposed:
@@ -202,10 +207,12 @@ class _Conv(StaticInput, PackedWeight):
         x = x if batched else x.unsqueeze(0)
         rows = x.movedim(1, -1)
         codes, scale = _ops.quantize_rows(rows.flatten(1))
+        finite = scale.isfinite()
         codes = codes.reshape(rows.shape).movedim(-1, 1)
         zero = torch.zeros(1, dtype=torch.int8, device=x.device)
         rest = (None, None, float("-inf"), float("inf"), None, None, x.dtype)
-        out = self._convolve(codes, scale, zero, None, rest)
+        out = self._convolve(codes, torch.where(finite, scale, 1.0), zero, None, rest)
+        out = torch.where(finite.reshape(-1, *[1] * (out.dim() - 1)), out, torch.nan)
         return out if batched else out.squeeze(0)
 
     def extra_repr(self) -> str:

@@ -32,6 +32,8 @@ class PackedWeight(nn.Module):
     scheme: Scheme
     OPTIONS: tuple[str, ...] = ()
     """Names of keywords of `wrap` and attributes of the layer, JSON types or a QType: saved, and set by rules."""
+    panel_groups = 1
+    """Of a convolution: its groups, where its panels are cut."""
     OWN = (_LIKE, *storage.NAMES)
     """Names of parameters and buffers that are how a layer works, not what it is."""
 
@@ -95,7 +97,7 @@ class PackedWeight(nn.Module):
             if weight is None
             else storage.quantize(self.matrix_of(self, weight), self.scheme)
         )
-        return storage.hold(q.map(lambda t: t.to(cpu)), cpu)[storage.PANELS]
+        return storage.hold(q.map(lambda t: t.to(cpu)), cpu, self.panel_groups)[storage.PANELS]
 
     @property
     def frozen(self) -> bool:
@@ -124,7 +126,7 @@ class PackedWeight(nn.Module):
         except NotFinite as bad:
             bad.index = self.float_index(self, weight.shape, bad.index)
             raise bad.named("weight", weight.shape) from None
-        self.hold(storage.hold(q, weight.device), like=weight)
+        self.hold(storage.hold(q, weight.device, self.panel_groups), like=weight)
 
     @property
     def held(self) -> storage.Held:
@@ -198,7 +200,7 @@ class PackedWeight(nn.Module):
             self._buffers.update(held)
         device = self.compute_like.device
         if any(tensor.device != device for tensor in held.values()):
-            self.hold(storage.convert(held, self.weight_shape[1], self.scheme, device))
+            self.hold(storage.convert(held, self.weight_shape[1], self.scheme, device, self.panel_groups))
         elif held:  # the memory may change (share_memory, to_empty), the dtype never
             self.hold({n: new if (new := fn(t)).dtype == t.dtype else t for n, t in held.items()})
         return self
@@ -206,7 +208,7 @@ class PackedWeight(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if self.frozen:  # unpickled, perhaps on another machine
-            self.hold(storage.repacked(self.held, self.weight_shape[1], self.scheme))
+            self.hold(storage.repacked(self.held, self.weight_shape[1], self.scheme, self.panel_groups))
 
     def stored_names(self) -> tuple[str, ...]:
         """State dict names of the frozen weight."""
@@ -256,7 +258,7 @@ class PackedWeight(nn.Module):
             like = like.new_empty(0, device=q.codes.device)
         elif like.is_meta:
             return  # as torch does: copying into a meta tensor changes nothing
-        self.hold(storage.reload(self.held, q, like.device), like)
+        self.hold(storage.reload(self.held, q, like.device, self.panel_groups), like)
 
     def extra_repr(self) -> str:
         """Torch's, and the scheme."""

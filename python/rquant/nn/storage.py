@@ -71,12 +71,15 @@ def empty(shape: tuple[int, int], scheme: Scheme) -> QMatrix:
     return QMatrix(codes, scale, zero, k, scheme.kind, scheme.group_size)
 
 
-def hold(q: QMatrix, device: torch.device, panels: Tensor | None = None) -> Held:
-    """What a layer on `device` holds for `q`; `panels` are overwritten if they have the right size."""
+def hold(q: QMatrix, device: torch.device, groups: int = 1, panels: Tensor | None = None) -> Held:
+    """What a layer on `device` holds for `q`; `panels` are overwritten if they have the right size.
+
+    `groups`: of a convolution, whose panels are cut where these end.
+    """
     if q.scale is None:
         return {CANONICAL[0]: q.codes.to(device, copy=True)}
     if device.type == "cpu":
-        packed = _native.pack(q.map(lambda t: t.to(device).contiguous()), panels)
+        packed = _native.pack(q.map(lambda t: t.to(device).contiguous()), panels, groups)
         if panels is not None and packed is panels and not panels.is_inference():
             increment_version(panels)
         return {PANELS: packed}
@@ -84,17 +87,17 @@ def hold(q: QMatrix, device: torch.device, panels: Tensor | None = None) -> Held
     return {name: tensor.to(device) for name, tensor in tensors if tensor is not None}
 
 
-def reload(held: Held, q: QMatrix, device: torch.device) -> Held:
+def reload(held: Held, q: QMatrix, device: torch.device, groups: int = 1) -> Held:
     """What a layer that held `held` holds once `q` is loaded: the same memory if it can be, so that ties stay."""
     source = next(iter(held.values()), None)
     if source is None or PANELS in held:
-        return hold(q, device, held.get(PANELS))
+        return hold(q, device, groups, held.get(PANELS))
     given = dict(zip(CANONICAL, q[:3], strict=True))
     if device.type != "cpu" and all(_takes(t, given[name], device) for name, t in held.items()):
         for name, tensor in held.items():
             tensor.copy_(given[name])  # type: ignore[arg-type]
         return held
-    loaded = hold(q, device, became(source, device).get(PANELS))
+    loaded = hold(q, device, groups, became(source, device).get(PANELS))
     note(source, device, loaded)
     return loaded
 
@@ -137,7 +140,7 @@ def dequantize(held: Held, shape: tuple[int, int], scheme: Scheme, dtype: torch.
     return _ops.dequantize_canonical(*canonical(held, shape[1], scheme), computed).to(dtype)  # type: ignore[no-any-return]
 
 
-def convert(held: Held, cols: int, scheme: Scheme, device: torch.device) -> Held:
+def convert(held: Held, cols: int, scheme: Scheme, device: torch.device, groups: int = 1) -> Held:
     """The same weight for `device`. Layers that held the same tensors get the same tensors."""
     source = next(iter(held.values()))
     moved = became(source, device)
@@ -145,7 +148,7 @@ def convert(held: Held, cols: int, scheme: Scheme, device: torch.device) -> Held
         if source.is_meta and device.type != "meta":  # `to_empty`: values come later, by load_state_dict
             moved = {name: torch.empty_like(tensor, device=device) for name, tensor in held.items()}
         else:
-            moved = hold(canonical(held, cols, scheme), device)
+            moved = hold(canonical(held, cols, scheme), device, groups)
         note(source, device, moved)
     return moved
 
@@ -167,12 +170,12 @@ def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def repacked(held: Held, cols: int, scheme: Scheme) -> Held:
+def repacked(held: Held, cols: int, scheme: Scheme, groups: int = 1) -> Held:
     """The same weight in panels that this machine's kernel reads."""
     panels = held.get(PANELS)
     # only a plain tensor has bytes to look at: a tracer's copy of the layer has not
     if type(panels) is Tensor and not _native.is_native(panels):
-        return convert(held, cols, scheme, torch.device("cpu"))
+        return convert(held, cols, scheme, torch.device("cpu"), groups)
     return held
 
 

@@ -36,4 +36,6 @@ def pack(name: str, layer: PackedWeight) -> None:
     """Hold the canonical tensors that were read as this device wants them. Raises ValueError that names a bad one."""
     q = storage.checked(layer.held, join(name, ""), layer.weight_shape, layer.scheme)
     device = q.codes.device
-    layer.hold(storage.hold(q, device), like=layer.compute_like.new_empty(0, device=device))
+    layer.hold(
+        storage.hold(q, device, layer.panel_groups), like=layer.compute_like.new_empty(0, device=device)
+    )
