@@ -7,6 +7,7 @@ ROOT = Path(__file__).parent.parent / "python/rquant"
 WITHOUT_TORCH = {
     "_import_hook",
     "_native",
+    "_native_observe",
     "_threads",
     "checkpoint",
     "configuration",

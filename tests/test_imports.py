@@ -46,6 +46,7 @@ PYTHON = {
     "_import_hook": set(),
     "safetensors_header": set(),
     "_native": {"_rquant", "_threads"},
+    "_native_observe": {"_native", "_rquant", "_threads"},
     "sync": {"safetensors_header"},
     "checkpoint": {"safetensors_header"},
     "info": {"_rquant", "_threads", "qtypes"},
@@ -55,6 +56,7 @@ PYTHON = {
     "safetensors_file": {"checkpoint", "safetensors_header"},
     "casting": {"_native", "qtypes"},
     "optimize": {"_native", "qtypes", "scheme"},
+    "observers": {"_native", "_native_observe", "_rquant", "qtypes"},
     "sharded": {"checkpoint", "safetensors_file", "sync"},
     "contents": {"checkpoint", "configuration", "safetensors_header", "scheme"},
     "streaming": {

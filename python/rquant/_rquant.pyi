@@ -9,7 +9,7 @@ float8 e4m3fn, 52 for e5m2. `groups = ceil(cols / group_size)`; per channel mean
 Every function raises ValueError, with the argument, what was expected and what came, for sizes or codes that do not fit.
 """
 
-from typing import Final
+from typing import Final, final
 
 __version__: Final[str]
 
@@ -367,3 +367,41 @@ def fake_quantize_static(
 ) -> None:
     """x, shape (samples, channels, inner), as its codes read back, into `out` of its dtype; into `inside` (bool) whether each
     came without clipping. Either is left out where it is 0. A scale and a zero point a channel."""
+def extent(x: int, dtype: int, len: int, threads: int) -> tuple[int, float, float]:
+    """`(-1, minimum, maximum)`, infinities without elements; or the index of the first NaN or infinity, and NaN twice."""
+
+@final
+class Histogram:
+    """Counts of float32 values in so many bins, whose width is a power of two that grows with the range.
+
+    Zeros are counted apart. `qmax` is the largest code, the least one is `-qmax`; ranges contain 0.
+    """
+
+    def __new__(cls, bins: int) -> Histogram: ...
+    @staticmethod
+    def from_parts(counts: int, bins: int, zeros: int, least: float, most: float) -> Histogram:
+        """From what `counts`, `zeros` and `extent` said of one."""
+    def update(self, x: int, dtype: int, len: int, threads: int) -> tuple[int, float, float]:
+        """Count the values; returns what `extent` does. With NaN or infinity nothing is counted."""
+    def merge(self, other: Histogram) -> None:
+        """Add what another one of as many bins has counted."""
+    def counts(self, counts: int, bins: int) -> None:
+        """Write the counts to int64 `[bins]`, the lowest bin first."""
+    def zeros(self) -> int:
+        """Values that are 0."""
+    def total(self) -> int:
+        """All values."""
+    def extent(self) -> tuple[float, float] | None:
+        """The least and the largest value."""
+    def grid(self) -> tuple[float, float]:
+        """The width of a bin and the lower end of the first."""
+    def percentile(self, p: float, symmetric: bool) -> tuple[float, float]:
+        """The range of `p` percent of the values."""
+    def least_squares(self, qmax: int, symmetric: bool) -> tuple[float, float]:
+        """The range of the least mean squared error."""
+    def entropy(self, qmax: int, symmetric: bool) -> tuple[float, float]:
+        """The range of the least KL divergence."""
+    def mean_squared_error(self, lo: float, hi: float, qmax: int, symmetric: bool) -> float:
+        """That of a range."""
+    def kl_divergence(self, lo: float, hi: float, qmax: int, symmetric: bool) -> float:
+        """That of a range, in nats."""

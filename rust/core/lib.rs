@@ -31,6 +31,7 @@ mod floats;
 mod gemm;
 mod half_quadratic;
 mod matrix;
+mod observe;
 mod prepack;
 mod qtype;
 mod quantize;
@@ -51,6 +52,7 @@ pub use gemm::{
 };
 pub use half_quadratic::{HalfQuadratic, half_quadratic};
 pub use matrix::{MatrixRef, OwnedScales, OwnedZeroPoints, QuantizedMatrix, ScaleDtype, Scales, ZeroKind, ZeroPoints};
+pub use observe::{Histogram, extent};
 pub use prepack::{PackedMatrix, PackedRef};
 pub use qtype::{QuantType, RangeRule, Scheme};
 pub use quantize::{channels_first, encode, qparams, quantize, ranges};

@@ -5,6 +5,7 @@ mod arguments;
 mod conv;
 mod elementwise;
 mod matrix;
+mod observe;
 #[cfg(target_os = "linux")]
 mod openmp;
 mod packed;
@@ -30,6 +31,8 @@ mod _rquant {
     use matrix::{
         dequantize, encode, half_quadratic, pack_codes, qparams, quantize_rows, ranges, row_bytes, search, unpack_codes,
     };
+    #[pymodule_export]
+    use observe::{Histogram, extent};
     #[pymodule_export]
     use packed::{
         gather_rows, gemm_i32, linear, linear_outliers, pack, packed_info, packed_is_native, packed_len, unpack,
