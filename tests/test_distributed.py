@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from observed import images, net
 from torch import nn
 
 pytest.importorskip("torch.distributed.tensor", reason="torch 2.5 or later")
@@ -319,3 +320,30 @@ def sharded_parameters(mesh):
 def test_sharded_parameters(pair):
     for equal in pair(sharded_parameters):
         assert all(equal.values()), equal
+
+
+def calibrated(method, batches, reduce):
+    model = net()
+    with rquant.Calibration(method) as calibration:
+        for x in batches:
+            model(x)
+    if reduce:
+        calibration.all_reduce()
+    layers = {
+        name: layer.qparams("input") for name, layer in model.named_modules() if hasattr(layer, "qparams")
+    }
+    return {name: (pair[0].item(), pair[1].item()) for name, pair in layers.items() if pair is not None}
+
+
+def share(mesh, method):
+    rank = mesh.get_local_rank()
+    return calibrated(method, images(4)[2 * rank : 2 * rank + 2], reduce=True)
+
+
+@pytest.mark.parametrize("method", ["moving_average", "mse"])
+def test_ranks_that_saw_other_samples_agree_on_scales(pair, method):
+    one, other = pair(share, method)
+    want = calibrated(method, images(4), reduce=False)
+    assert one == other
+    for name, (scale, zero) in want.items():
+        assert one[name] == (pytest.approx(scale, rel=1e-6), zero)

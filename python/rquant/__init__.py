@@ -17,7 +17,8 @@ from .qtypes import QType, qfloat8, qfloat8_e4m3fn, qfloat8_e5m2, qint2, qint4, 
 from .scheme import estimate_size
 
 if TYPE_CHECKING:
-    from . import evaluate, nn, optimize, viz
+    from . import evaluate, nn, observers, optimize, viz
+    from .calibration import Calibration, Statistics, calibrate
     from .integrations.transformers import RQuantConfig
     from .model import freeze, quantize
     from .nn import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Embedding, Linear, register_module
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .tensor import QTensor, absmax_quantize, quantize_tensor, zeropoint_quantize
 
 _WITH_TORCH = {
+    "Calibration": "calibration",
     "Conv1d": "nn",
     "Conv2d": "nn",
     "ConvTranspose1d": "nn",
@@ -37,12 +39,15 @@ _WITH_TORCH = {
     "QTensor": "tensor",
     "RQuantConfig": "integrations.transformers",
     "Report": "report",
+    "Statistics": "calibration",
     "absmax_quantize": "tensor",
+    "calibrate": "calibration",
     "distributed": "distributed",
     "evaluate": "evaluate",
     "freeze": "model",
     "load": "serialize",
     "nn": "nn",
+    "observers": "observers",
     "optimize": "optimize",
     "quantization_map": "serialize",
     "quantize": "model",
@@ -57,6 +62,7 @@ _WITH_TORCH = {
 }
 
 __all__ = [
+    "Calibration",
     "Conv1d",
     "Conv2d",
     "ConvTranspose1d",
@@ -67,9 +73,11 @@ __all__ = [
     "QType",
     "RQuantConfig",
     "Report",
+    "Statistics",
     "__version__",
     "absmax_quantize",
     "backend_info",
+    "calibrate",
     "distributed",
     "estimate_size",
     "evaluate",
@@ -79,6 +87,7 @@ __all__ = [
     "nn",
     "numerics",
     "numpy",
+    "observers",
     "optimize",
     "qfloat8",
     "qfloat8_e4m3fn",

@@ -33,8 +33,8 @@ class CrossEntropy:
         self._sample, self._keys = torch.empty(0, 0), torch.empty(0, dtype=torch.float64)
 
     def update(self, x: Tensor) -> None:
-        """Rows of the last dimension, as long as the first ones were. Raises ValueError for others."""
-        columns = x.shape[-1] if x.dim() else 1
+        """Rows of the last dimension longer than 1, as long as the first ones were. Raises ValueError for others."""
+        columns = next((size for size in reversed(x.shape) if size != 1), 1)
         if self._sample.numel() and columns != self._sample.shape[1]:
             raise ValueError(
                 f"x: expected rows of {self._sample.shape[1]} values, got shape {tuple(x.shape)}"

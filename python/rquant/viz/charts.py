@@ -10,6 +10,7 @@ from .histogram import Histogram
 
 # Blue and red as the literature draws before and after; told apart by the colour blind too.
 BEFORE, AFTER = "#3b6fb6", "#d1495b"
+OTHERS = ("#e08e0b", "#2a9d4a", "#7b52ab", "#555555", "#00a5a5", "#8c564b")
 
 
 def require_matplotlib() -> Any:
@@ -64,7 +65,7 @@ def draw_bars(panels: Sequence[Bars]) -> Any:
     most = max(len(panel.values) for panel in panels)
     figure = _figure(6.5 * across, (1.0 + 0.34 * most) * down)
     grid = figure.subplots(down, across, squeeze=False).flat
-    for axes, panel in zip(grid, panels, strict=False):
+    for panel, axes in zip(panels, grid, strict=False):
         labels, values = list(panel.values), list(panel.values.values())
         bars = axes.barh(range(len(values)), values, color=BEFORE, log=panel.log)
         axes.bar_label(bars, labels=[f"{value:,.4g}" for value in values], padding=3, fontsize=8)
@@ -88,4 +89,41 @@ def draw_lines(lines: Mapping[str, Sequence[float]], across: str, up: str) -> An
     axes.set_ylabel(up)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
+    return figure
+
+
+@dataclass(frozen=True)
+class Ranged:
+    """A panel: counts of values, the edges of their bins (one more), and ranges by name, of which one is `chosen`."""
+
+    title: str
+    counts: Sequence[int]
+    edges: Sequence[float]
+    ranges: Mapping[str, tuple[float, float]]
+    chosen: str
+
+
+def draw_ranges(panels: Sequence[Ranged]) -> Any:
+    """Histograms over a logarithmic axis, with both ends of each range; two panels to a row."""
+    across = max(min(2, len(panels)), 1)
+    down = max(-(-len(panels) // across), 1)
+    figure = _figure(6.5 * across, 3.2 * down)
+    grid = figure.subplots(down, across, squeeze=False).flat
+    for panel, axes in zip(panels, grid, strict=False):
+        filled = [i for i, count in enumerate(panel.counts) if count]
+        first, last = (filled[0], filled[-1] + 1) if filled else (0, 1)
+        axes.stairs(
+            panel.counts[first:last], panel.edges[first : last + 1], fill=True, alpha=0.55, color=BEFORE
+        )
+        axes.set_yscale("log", nonpositive="clip")
+        for i, (name, ends) in enumerate(panel.ranges.items()):
+            style = {"color": OTHERS[i % len(OTHERS)], "linestyle": ":"}
+            if name == panel.chosen:
+                style = {"color": AFTER, "linestyle": "-"}
+            for end, label in zip(ends, (name, None), strict=True):
+                axes.axvline(end, label=label, **style)
+        axes.set_title(panel.title, fontsize=10)
+        axes.legend(fontsize=7)
+    for axes in grid:  # one is left over where panels are odd
+        axes.axis("off")
     return figure

@@ -1,0 +1,156 @@
+"""`with rquant.Calibration(): model(samples)`."""
+
+import warnings
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from ..flow import Recorder
+from ..nn.static import StaticInput
+from ..observers.methods import Method
+from ..qtypes import qint8
+from ..safetensors_header import PathLike
+from .choice import Overrides
+from .report import CalibrationReport
+from .statistics import Passage, PlaceName, Spot, Statistics
+
+
+class Calibration(Recorder):
+    """A context in which a quantized model sees samples; at its end each layer's input has one scale for all that follow.
+
+        rquant.quantize(model, activations="int8")
+        with rquant.Calibration(method="mse"):
+            for batch in batches:
+                model(batch)
+        rquant.freeze(model)
+
+    The model runs as it is, in any way and any number of times: nothing is traced, and inside it computes in float.
+    `method`: "minmax", "moving_average" (of weight `momentum` for what was before), "percentile" (`percentile` of the
+    values), "mse", "entropy", "cross_entropy", or a factory of `rquant.observers.Observer`. `overrides` gives layers another
+    one by their names, as globs or `"re:..."`; the first that matches holds. Scales are affine, or with `symmetric` have
+    zero point 0. `model` names the layers; without it, their names are those in the outermost modules that are called.
+
+    Entered again, it goes on with what it knows. After an exception inside no scale changes. Layers that no sample reached
+    stay dynamic, and are in `unseen`. `statistics` is what was seen: 32 KiB a tensor, whatever the samples.
+
+    Raises ValueError at once for arguments and, with `model`, if it has no layer with int8 activations; inside for NaN or
+    infinity, as `conv1.input: ... at [3, 5]`; at the end for an override that matches no layer. Warns if no layer ran.
+    """
+
+    def __init__(
+        self,
+        method: Method = "moving_average",
+        *,
+        momentum: float = 0.9,
+        percentile: float = 99.999,
+        symmetric: bool = False,
+        overrides: Overrides = None,
+        model: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.statistics = Statistics(method, momentum, percentile, symmetric, overrides)
+        self.layers: dict[str, Any] = {}
+        """By name: those that ran."""
+        self._names: dict[nn.Module, str] = {}
+        self._taken: set[str] = set()
+        if model is not None:
+            self._name(model)
+            if not any(map(_may_be_calibrated, self._names)):
+                raise ValueError(
+                    "model: expected layers with int8 activations, got none; "
+                    "rquant.quantize(model, activations='int8') comes first"
+                )
+
+    def _name(self, root: nn.Module) -> None:
+        """Names of what is new in `root`; one that another module has already gets a number."""
+        for name, module in root.named_modules():
+            if module not in self._names:
+                unique, number = name, 2
+                while unique in self._taken:
+                    unique, number = f"{name}#{number}", number + 1
+                self._names[module] = unique
+                self._taken.add(unique)
+
+    def __enter__(self) -> "Calibration":
+        self._recording = self.recording()
+        self._recording.__enter__()
+        # modules are entered from the outside in: an unknown one is outermost
+        self._handle = register_module_forward_pre_hook(
+            lambda module, args: None if module in self._names else self._name(module)
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._handle.remove()
+        self._recording.__exit__(kind, error, traceback)
+        if kind is not None:
+            return
+        if not self.layers:
+            warnings.warn(
+                "Calibration: no layer with int8 activations ran inside; rquant.quantize(model, activations='int8') comes first",
+                stacklevel=2,
+            )
+            return
+        for name, layer in self.layers.items():
+            flows = layer in self.flowing and layer not in self.leaked
+            self.statistics.passages[name] = Passage(flows, self.kept.get(layer))
+        self.statistics.choice.check(self.layers)
+        self._assign()
+
+    def _assign(self) -> None:
+        self.statistics.assign(self.layers, self.statistics.ranges(), self.statistics.symmetric)
+
+    def input(self, layer: Any, value: Tensor) -> None:
+        """See `Recorder`."""
+        self._see(layer, "input", value)
+
+    def output(self, layer: Any, value: Tensor) -> None:
+        """See `Recorder`."""
+        self._see(layer, "output", value)
+
+    def _see(self, layer: Any, place: PlaceName, value: Tensor) -> None:
+        if layer not in self._names:
+            self._name(layer)
+        name = self._names[layer]
+        self.layers[name] = layer
+        spot = Spot(name, place)
+        self.statistics.at(spot).update(value, str(spot))
+
+    @property
+    def unseen(self) -> list[str]:
+        """Names of the layers with int8 activations that no sample has reached: they stay dynamic."""
+        return [
+            name
+            for module, name in self._names.items()
+            if _may_be_calibrated(module) and name not in self.layers
+        ]
+
+    def apply(self, model: nn.Module, method: Method | None = None, **arguments: Any) -> None:
+        """`Statistics.apply`: scales by another method, without the samples."""
+        self.statistics.apply(model, method, **arguments)
+
+    def merge(self, other: "Calibration | Statistics") -> None:
+        """Know also what another one has seen, as if it had come after; the layers that ran here get new scales."""
+        self.statistics.merge(other.statistics if isinstance(other, Calibration) else other)
+        self._assign()
+
+    def all_reduce(self, group: Any = None) -> None:
+        """Give every process of a `torch.distributed` group the same scales, of what all of them have seen."""
+        self.statistics.all_reduce(group)
+        self._assign()
+
+    def save(self, path: PathLike) -> None:
+        """`Statistics.save`."""
+        self.statistics.save(path)
+
+    def report(self) -> CalibrationReport:
+        """Ranges and errors by each method; `print` it."""
+        return CalibrationReport.of(self.statistics, self.unseen)
+
+
+def _may_be_calibrated(module: nn.Module) -> bool:
+    return isinstance(module, StaticInput) and getattr(module, "activations", qint8) == qint8
