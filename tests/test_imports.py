@@ -77,6 +77,7 @@ PYTHON = {
     "_autograd": {"_ops", "qtypes"},
     "tensor": _OPS | {"optimize"},
     "_static_ops": {"_backends", "_ops"},
+    "fuse": {"nn", "table"},
     "simulate": {"_native", "progress", "qtypes", "scheme", "tensor"},
     "flow": {"_static_ops"},
     "nn": _OPS | {"_autograd", "_static_ops", "casting", "flow", "optimize"},

@@ -19,6 +19,8 @@ from .scheme import estimate_size
 if TYPE_CHECKING:
     from . import evaluate, nn, observers, optimize, viz
     from .calibration import Calibration, Statistics, calibrate
+    from . import evaluate, nn, optimize, viz
+    from .fuse import fold_bn
     from .integrations.transformers import RQuantConfig
     from .model import freeze, quantize
     from .nn import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Embedding, Linear, register_module
@@ -44,6 +46,7 @@ _WITH_TORCH = {
     "calibrate": "calibration",
     "distributed": "distributed",
     "evaluate": "evaluate",
+    "fold_bn": "fuse",
     "freeze": "model",
     "load": "serialize",
     "nn": "nn",
@@ -81,6 +84,7 @@ __all__ = [
     "distributed",
     "estimate_size",
     "evaluate",
+    "fold_bn",
     "freeze",
     "get_num_threads",
     "load",
