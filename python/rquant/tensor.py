@@ -1,6 +1,6 @@
 """One tensor: `quantize_tensor` and the `QTensor` it makes; absmax and zero-point, the two textbook schemes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -69,7 +69,47 @@ class QTensor:
 
     def to(self, device: torch.device | str) -> "QTensor":
         """The same on another device."""
-        return QTensor(self.matrix.map(lambda t: t.to(device)), self.scheme, self.shape, self.axis)
+        return replace(self, matrix=self.matrix.map(lambda t: t.to(device)))
+
+    def qscheme(self) -> torch.qscheme:
+        """Torch's name of the scheme. Torch's names, this and the following, are for what torch can say: not for groups."""
+        if self.matrix.scale.shape[1] != 1:
+            raise ValueError(f"qscheme: expected one scale a channel or tensor, got {self.scheme}")
+        if self.zero_point.is_floating_point():
+            return torch.per_channel_affine_float_qparams
+        return torch.per_tensor_affine if self.axis is None else torch.per_channel_affine
+
+    def q_scale(self) -> float:
+        """S of a tensor quantized with `axis=None`. Raises ValueError for another."""
+        self._expect("q_scale", torch.per_tensor_affine)
+        return self.scale.item()
+
+    def q_zero_point(self) -> int:
+        """Z of a tensor quantized with `axis=None`. Raises ValueError for another."""
+        self._expect("q_zero_point", torch.per_tensor_affine)
+        return int(self.zero_point.item())
+
+    def q_per_channel_scales(self) -> Tensor:
+        """S of each channel, float64 `[channels]` as torch has it. Raises ValueError for one scale in all, or groups."""
+        self._expect("q_per_channel_scales", torch.per_channel_affine, torch.per_channel_affine_float_qparams)
+        return self.scale.reshape(-1).double()
+
+    def q_per_channel_zero_points(self) -> Tensor:
+        """Z of each channel `[channels]`: int64, or float64 where it is fractional. Raises as `q_per_channel_scales`."""
+        self._expect(
+            "q_per_channel_zero_points", torch.per_channel_affine, torch.per_channel_affine_float_qparams
+        )
+        zero = self.zero_point.reshape(-1)
+        return zero.double() if zero.is_floating_point() else zero.long()
+
+    def q_per_channel_axis(self) -> int:
+        """The dimension of the channels. Raises as `q_per_channel_scales`."""
+        self._expect("q_per_channel_axis", torch.per_channel_affine, torch.per_channel_affine_float_qparams)
+        return self.axis  # type: ignore[return-value]
+
+    def _expect(self, name: str, *schemes: torch.qscheme) -> None:
+        if (got := self.qscheme()) not in schemes:
+            raise ValueError(f"{name}: expected {' or '.join(map(str, schemes))}, got {got}")
 
     def _shaped(self, rows: Tensor) -> Tensor:
         if self.axis is None:
@@ -78,7 +118,7 @@ class QTensor:
         return rows.reshape(front).movedim(0, self.axis).contiguous()
 
     def __repr__(self) -> str:
-        return f"QTensor({self.scheme}, shape={tuple(self.shape)}, axis={self.axis}, device={self.device})"
+        return f"{type(self).__name__}({self.scheme}, shape={tuple(self.shape)}, axis={self.axis}, device={self.device})"
 
 
 def quantize_tensor(

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..model import freeze, quantize
-from ..nn.registry import registration_of, why_not
+from ...model import freeze, quantize
+from ...nn.registry import registration_of, why_not
 
 _LAYERS = {nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.RNNCell, nn.GRUCell}
 # what torch's dtype is here, and the types that torch quantizes so
