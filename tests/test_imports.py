@@ -87,6 +87,7 @@ PYTHON = {
     "completion": {"modelmap", "nn"},
     "selection": {"nn", "patterns", "rules"},
     "report": {"nn", "rules", "scheme", "selection"},
+    "recommendation": {"nn", "report", "rules", "selection"},
     "serialize": {
         "_rquant",
         "checkpoint",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .model import freeze, quantize
     from .nn import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Embedding, Linear, register_module
     from .outliers import record_outliers
+    from .recommendation import recommend
     from .report import Report
     from .serialize import load, quantization_map, requantize, save
     from .simulate import simulate_
@@ -55,6 +56,7 @@ _WITH_TORCH = {
     "quantization_map": "serialize",
     "quantize": "model",
     "quantize_tensor": "tensor",
+    "recommend": "recommendation",
     "record_outliers": "outliers",
     "register_module": "nn",
     "requantize": "serialize",
@@ -102,6 +104,7 @@ __all__ = [
     "quantization_map",
     "quantize",
     "quantize_tensor",
+    "recommend",
     "record_outliers",
     "register_module",
     "requantize",
