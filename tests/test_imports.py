@@ -133,6 +133,7 @@ PYTHON = {
     },
     "compat": {
         "_native",
+        "fuse",
         "integrations",
         "model",
         "nn",

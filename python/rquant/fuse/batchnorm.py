@@ -48,11 +48,11 @@ def fold_bn(model: nn.Module, *args: Any, **kwargs: Any) -> FoldReport:
     seen = observe(model, [m for m in names if isinstance(m, _BatchNorm | _ConvNd | nn.Linear)], args, kwargs)
     before, pairs = _floats(seen.result), Pairs(names, seen)
     rows: list[FoldRow] = []
-    folds: list[_Fold] = []
+    folds: list[Fold] = []
     for norm in norms:
         layer, reason = pairs.layer_before(norm), pairs.why_not(norm)
         if layer is not None and not reason:
-            fold = _Fold(layer, norm, names[norm][0])
+            fold = Fold(layer, norm, names[norm][0])
             reason = fold.refusal()
             folds += [] if reason else [fold]
         rows.append(FoldRow(names[norm][0], None if layer is None else names[layer][0], reason))
@@ -73,7 +73,7 @@ def fold_bn(model: nn.Module, *args: Any, **kwargs: Any) -> FoldReport:
     return FoldReport(rows, difference)
 
 
-class _Fold:
+class Fold:
     """One layer and the BatchNorm of this name after it, with what the layer's parameters become."""
 
     def __init__(self, layer: nn.Module, norm: nn.Module, name: str) -> None:
@@ -145,7 +145,7 @@ def _difference(before: list[Tensor], after: list[Tensor]) -> float:
     return worst
 
 
-def _most(folds: list[_Fold], before: list[Tensor]) -> float:
+def _most(folds: list[Fold], before: list[Tensor]) -> float:
     """What rounding may change, generously; anything is possible where a weight is quantized anew."""
     if any(isinstance(fold.layer, PackedWeight) for fold in folds):
         return math.inf
