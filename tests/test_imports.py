@@ -85,7 +85,7 @@ PYTHON = {
     "outliers": {"nn"},
     "modelmap": {"_native", "nn", "scheme"},
     "completion": {"modelmap", "nn"},
-    "selection": {"nn", "patterns", "rules"},
+    "selection": {"nn", "patterns", "qtypes", "rules"},
     "report": {"nn", "rules", "scheme", "selection"},
     "recommendation": {"nn", "report", "rules", "selection"},
     "serialize": {

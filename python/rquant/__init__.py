@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from .fuse import fold_bn
     from .integrations.transformers import RQuantConfig
     from .model import freeze, quantize
-    from .nn import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Embedding, Linear, register_module
+    from .nn import (
+        Conv1d,
+        Conv2d,
+        ConvTranspose1d,
+        ConvTranspose2d,
+        Embedding,
+        LayerNorm,
+        Linear,
+        register_module,
+    )
     from .outliers import record_outliers
     from .recommendation import recommend
     from .report import Report
@@ -38,6 +47,7 @@ _WITH_TORCH = {
     "ConvTranspose1d": "nn",
     "ConvTranspose2d": "nn",
     "Embedding": "nn",
+    "LayerNorm": "nn",
     "Linear": "nn",
     "QTensor": "tensor",
     "RQuantConfig": "integrations.transformers",
@@ -73,6 +83,7 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "Embedding",
+    "LayerNorm",
     "Linear",
     "QTensor",
     "QType",

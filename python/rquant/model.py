@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from . import _native
-from .nn import PackedWeight, storage
+from .nn import PackedWeight, Unpacked, storage
 from .nn.placing import place, take_hooks
 from .nn.registry import registration_of
 from .progress import each
@@ -93,11 +93,11 @@ def freeze(model: nn.Module) -> None:
 
 def _checked(target: Target) -> bool:
     """Raise for NaN or infinity. Returns whether some scale is too large or small for float16, where that is wanted."""
-    weight, scheme = target.weight.detach(), target.choice.scheme
-    if weight.is_meta:
-        return False
     name, module = target.users[0]
     kind: type[PackedWeight] = registration_of(module).quantized  # type: ignore[union-attr]
+    if issubclass(kind, Unpacked) or target.weight.is_meta:
+        return False
+    weight, scheme = target.weight.detach(), target.choice.scheme
     stored: Tensor = kind.matrix_of(module, weight)
     try:
         lo, hi = _native.ranges(stored.cpu().contiguous(), scheme.group_size)
@@ -125,7 +125,8 @@ def _replace(model: nn.Module, target: Target) -> None:
         if id(module) not in made:
             cls = registration_of(module).quantized  # type: ignore[union-attr]
             options = {key: value for key, value in target.choice.options.items() if key in cls.OPTIONS}
-            layer: PackedWeight = cls.wrap(module, target.choice.scheme, **options)
+            scheme = () if issubclass(cls, Unpacked) else (target.choice.scheme,)
+            layer: PackedWeight = cls.wrap(module, *scheme, **options)
             if made:
                 layer._parameters["weight"] = next(iter(made.values()))._parameters["weight"]
             take_hooks(layer, module)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ._native import NotFinite, ranges
-from .nn import Container, PackedWeight, storage
+from .nn import Container, PackedWeight, Unpacked, storage
 from .nn.placing import place, take_hooks
 from .nn.registry import class_named, is_registered, registration_of
 from .scheme import Scheme
@@ -46,18 +46,20 @@ def frozen_layers(model: nn.Module) -> dict[str, PackedWeight]:
 
 
 def describe(model: nn.Module) -> Config:
-    """`modules` (name -> class; of one weight also scheme, options, dtype) and `ties` (names of one tensor, the stored one first)."""
+    """`modules` (name -> class; unless a container also options, of one weight scheme and dtype) and `ties` (names of one tensor, the stored one first)."""
     modules: Config = {}
     same: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise ValueError(f"{name}: expected a state of tensors, got a module with get_extra_state")
-        if isinstance(module, PackedWeight | Container) and not is_registered(type(module)):
+        if isinstance(module, PackedWeight | Container | Unpacked) and not is_registered(type(module)):
             raise ValueError(
                 f"{name or 'model'}: expected a class known to rquant.register_module, got {type(module).__name__}"
             )
         if isinstance(module, Container):
             modules[name] = {"class": type(module).__name__}
+        elif isinstance(module, Unpacked):
+            modules[name] = {"class": type(module).__name__, **module.options()}
         elif isinstance(module, PackedWeight):
             modules[name] = {
                 "class": type(module).__name__,
@@ -189,16 +191,20 @@ def _module(module: nn.Module, entry: Config, packed: bool) -> nn.Module:
         raise ValueError(
             f"expected a known class, got {entry['class']!r}; one of your own is made known by rquant.register_module"
         )
-    if not issubclass(cls, Container):
+    if issubclass(cls, PackedWeight):
         return _layer(cls, module, entry, packed)
-    if type(module) is cls:
+    if type(module) is cls and issubclass(cls, Container):
         return module
     registration = registration_of(module)
-    if registration is None or registration.quantized is not cls:
+    if type(module) is not cls and (registration is None or registration.quantized is not cls):
         raise TypeError(f"expected a module that {cls.__name__} is made of, got {type(module).__name__}")
-    container: Container = cls.split(module)
-    take_hooks(container, module)
-    return container
+    made: nn.Module
+    if issubclass(cls, Unpacked):
+        made = cls.wrap(module, **{name: entry[name] for name in cls.OPTIONS if name in entry})
+    else:
+        made = cls.split(module)
+    take_hooks(made, module)
+    return made
 
 
 def _layer(cls: type[PackedWeight], module: nn.Module, entry: Config, packed: bool) -> PackedWeight:

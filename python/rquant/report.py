@@ -5,7 +5,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .nn import PackedWeight
+from .nn import PackedWeight, Unpacked
 from .nn.registry import registration_of
 from .rules import describe_scheme
 from .scheme import Scheme
@@ -155,7 +155,11 @@ def rows_of(tree: Tree, targets: list[Target], wide: list[bool], kept: dict[str,
         if not own and not isinstance(module, PackedWeight):
             continue
         notes, stored = [], None
-        if name in chosen:
+        if isinstance(module, Unpacked) or (
+            name in chosen and issubclass(registration_of(module).quantized, Unpacked)  # type: ignore[union-attr]
+        ):
+            notes.append("float parameters; int8 for the layer after it, once calibrated")
+        elif name in chosen:
             target, is_wide = chosen[name]
             stored = str(target.choice)
             if "weight" in new:

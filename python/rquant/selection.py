@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from .nn import Container
+from .nn import Container, Unpacked
 from .nn.linear import is_conv1d
 from .nn.registry import registration_of, why_not
 from .patterns import outward
+from .qtypes import qint8
 from .rules import Choice, Match, Rule, matches
 
 Patterns = Match | Iterable[Match] | None
@@ -18,7 +19,7 @@ Patterns = Match | Iterable[Match] | None
 
 @dataclass(frozen=True)
 class Target:
-    """One weight to quantize: how, and every (name, module) that uses it, the first one first."""
+    """One weight to quantize, or one `Unpacked` module: how, and every (name, module) that uses it, the first one first."""
 
     users: list[tuple[str, nn.Module]]
     choice: Choice
@@ -119,7 +120,20 @@ def _select(
     tree: Tree, include: Patterns, exclude: Patterns, rules: list[Rule], default: Choice
 ) -> tuple[list[Target], dict[str, str]]:
     modules = tree.modules
-    able = {name: found for name, module in modules.items() if (found := registration_of(module)) is not None}
+    found_rules = {
+        name: next((rule for rule in rules if tree.means(rule.match, name)), None) for name in modules
+    }
+
+    def choice_of(name: str) -> Choice:
+        rule = found_rules[name]
+        return default if rule is None or rule.choice is None else rule.choice
+
+    able = {
+        name: found
+        for name, module in modules.items()
+        if (found := registration_of(module)) is not None
+        and (not issubclass(found.quantized, Unpacked) or choice_of(name).options["activations"] == qint8)
+    }
     included = _Globs("include", include, tree, able, " that can be quantized")
     excluded = _Globs("exclude", exclude, tree, modules, "")
     for i, rule in enumerate(rules):
@@ -127,10 +141,6 @@ def _select(
         if not any(tree.means(rule.match, name) for name in among):
             what = "" if rule.choice is None else " that can be quantized"
             raise ValueError(f"rules[{i}]: expected a match among the modules, {rule} matches nothing{what}")
-
-    found_rules = {
-        name: next((rule for rule in rules if tree.means(rule.match, name)), None) for name in modules
-    }
 
     def refusal(name: str, module: nn.Module) -> str | None:
         if (pattern := excluded.find(name)) is not None:
@@ -158,7 +168,9 @@ def _select(
             reason = (
                 "not included" if included.patterns else f"{type(module).__name__}: by include, or when tied"
             )
-        if reason is None:
+        if reason is None and issubclass(able[name].quantized, Unpacked):
+            targets.setdefault(id(module), Target([], choice_of(name))).users.append((name, module))
+        elif reason is None:
             sharing = users[id(module._parameters["weight"])]
             refused = ((other, refusal(other, partner)) for other, partner in sharing)
             reason = next((f"tied to {other}: {why}" for other, why in refused if why), None)

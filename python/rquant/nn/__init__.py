@@ -7,11 +7,13 @@ from .embedding import Embedding
 from .embedding_bag import EmbeddingBag
 from .experts import Experts
 from .linear import Linear
+from .norm import LayerNorm
 from .packed_weight import PackedWeight, float_weight
 from .recurrent import GRU, LSTM, RNN
 from .recurrent_cells import GRUCell, LSTMCell, RNNCell
 from .registry import register_module
 from .sorted_experts import Llama4Experts, ParallelExperts
+from .unpacked import Unpacked
 
 __all__ = [
     "GRU",
@@ -27,12 +29,14 @@ __all__ = [
     "Experts",
     "GRUCell",
     "LSTMCell",
+    "LayerNorm",
     "Linear",
     "Llama4Experts",
     "MultiheadAttention",
     "PackedWeight",
     "ParallelExperts",
     "RNNCell",
+    "Unpacked",
     "float_weight",
     "register_module",
 ]

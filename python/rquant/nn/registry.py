@@ -8,6 +8,7 @@ from torch import nn
 
 from .container import Container
 from .packed_weight import PackedWeight
+from .unpacked import Unpacked
 
 Quantized = TypeVar("Quantized", bound=type[Any])
 Match = type[nn.Module] | Callable[[nn.Module], bool]
@@ -45,9 +46,10 @@ def register_module(float_type: Match, quantized: type[Any] | None = None, *, by
     for a module. The newest registration that covers a module holds, so a built-in one can be replaced. With
     `by_default=False` a module is chosen only by `include`, by a rule, or through a tie.
 
-    `quantized` is one of two kinds. A `rquant.nn.PackedWeight` has one Parameter `weight` of 2 dimensions and offers
+    `quantized` is one of three kinds. A `rquant.nn.PackedWeight` has one Parameter `weight` of 2 dimensions and offers
     `wrap(module, scheme, **options)`, `weight_shape` and `forward`. A `rquant.nn.Container` has several weights, in
-    children, and offers `split(module)` and `forward`. Files name the class, so a program that loads must register it.
+    children, and offers `split(module)` and `forward`. A `rquant.nn.Unpacked` has none to pack, and is chosen only where
+    activations are quantized. Files name the class, so a program that loads must register it.
 
     Raises TypeError for another kind of class, ValueError for a name that another class has.
     """
@@ -57,9 +59,9 @@ def register_module(float_type: Match, quantized: type[Any] | None = None, *, by
         raise TypeError(f"float_type: expected a module class or a function of a module, got {float_type!r}")
     if quantized is None:
         return lambda cls: register_module(float_type, cls, by_default=by_default)
-    if not (isinstance(quantized, type) and issubclass(quantized, PackedWeight | Container)):
+    if not (isinstance(quantized, type) and issubclass(quantized, PackedWeight | Container | Unpacked)):
         raise TypeError(
-            f"quantized: expected a subclass of rquant.nn.PackedWeight or Container, got {quantized!r}"
+            f"quantized: expected a subclass of rquant.nn.PackedWeight, Container or Unpacked, got {quantized!r}"
         )
     name = quantized.__name__
     if name in _classes and not is_registered(quantized):
@@ -83,19 +85,20 @@ def registration_of(module: nn.Module) -> Registration | None:
 
 
 def _find(module: nn.Module) -> Registration | None:
-    if isinstance(module, PackedWeight | Container):
+    if isinstance(module, PackedWeight | Container | Unpacked):
         return None
     return next((known for known in _registrations if known.covers(module)), None)
 
 
 def why_not(module: nn.Module) -> str:
     """Why `registration_of(module)` is None."""
-    if isinstance(module, PackedWeight):
+    if isinstance(module, PackedWeight | Unpacked):
         return "quantized before"
     if isinstance(module, Container):
         return "its weights are in its parts"
     if (found := _find(module)) is not None:
-        return found.quantized.refusal(module) or "can be quantized"
+        unless = "no quantized form" if issubclass(found.quantized, Unpacked) else "can be quantized"
+        return found.quantized.refusal(module) or unless
     types = [known.match for known in _registrations if isinstance(known.match, type)]
     if any(isinstance(module, cls) for cls in types):
         return f"{type(module).__name__} has a forward of its own"

@@ -76,7 +76,7 @@ def rebuild_skeleton(model: nn.Module, config: RQuantConfig, dtype: torch.dtype)
     if config.layers is None:
         raise ValueError("quantization_config: expected `layers`, as save_pretrained writes them, got none")
     listed = [(name, entry) for entry in config.layers for name in entry["names"]]
-    whole = [(name, {"class": entry["class"]}) for name, entry in listed if "weights" not in entry]
+    whole = [(name, {**entry, "names": None}) for name, entry in listed if "weights" not in entry]
     _replace(model, {name: entry for key, entry in whole if (name := _found(model, key))})
     modules, found = {}, {}
     for key, entry in listed:
