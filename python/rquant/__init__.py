@@ -19,7 +19,6 @@ from .scheme import estimate_size
 if TYPE_CHECKING:
     from . import evaluate, nn, observers, optimize, viz
     from .calibration import Calibration, Statistics, calibrate
-    from . import evaluate, nn, optimize, viz
     from .fuse import fold_bn
     from .integrations.transformers import RQuantConfig
     from .model import freeze, quantize

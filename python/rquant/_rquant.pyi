@@ -367,6 +367,7 @@ def fake_quantize_static(
 ) -> None:
     """x, shape (samples, channels, inner), as its codes read back, into `out` of its dtype; into `inside` (bool) whether each
     came without clipping. Either is left out where it is 0. A scale and a zero point a channel."""
+
 def extent(x: int, dtype: int, len: int, threads: int) -> tuple[int, float, float]:
     """`(-1, minimum, maximum)`, infinities without elements; or the index of the first NaN or infinity, and NaN twice."""
 
