@@ -24,6 +24,7 @@ RUST = {
     "search": {"quantize"} | _WEIGHT | _WORK,
     "dequantize": _WEIGHT | _WORK,
     "elementwise": {"error"} | _WORK,
+    "observe": {"error"} | _WORK,
     "prepack": _WEIGHT | _WORK,
     "epilogue": {"prepack"} | _WEIGHT | _WORK,
     "conv": {"gemm", "prepack", "epilogue"} | _WEIGHT | _WORK,
