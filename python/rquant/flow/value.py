@@ -5,7 +5,6 @@ layer's product takes ReLU, clamps and one addition along, so that they cost not
 Values computed by `Integers` are codes; by `Floats`, in training and while recording, the same rounded floats.
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -114,7 +113,8 @@ class Value:
         if recorder is not None and self.taken:
             self._shared(recorder)
         self.taken = True
-        taken = copy.copy(self)
+        taken = Value.__new__(Value)
+        taken.__dict__.update(self.__dict__)
         taken.taken, taken.stage = False, self.stage + 1
         return taken
 

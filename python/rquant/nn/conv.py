@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .. import _autograd, _ops, _static_ops
+from .. import _autograd, _native_launch, _ops, _static_ops
 from ..flow import Codes, Place
 from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
 from ..scheme import Optimizer, Scheme
@@ -177,12 +177,30 @@ class _Conv(StaticInput, PackedWeight):
             self.transposed, extra,
         )  # fmt: skip
 
+    def _sizes(self, shape: Sequence[int]) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
+        """Of an input of this shape: arguments of `conv_static`, sizes for `_native_launch`, the output's shape. Found once."""
+        known = self.__dict__.setdefault("_known_sizes", {})
+        if shape not in known:
+            if len(known) > 16:
+                known.clear()
+            geometry = kernel, stride, borders, dilation, groups, transposed, extra = self._geometry()
+            size = (1, *shape[2:]) if len(shape) == 3 else tuple(shape[2:])
+            out = _static_ops.conv_shape(size, kernel, stride, borders, dilation, transposed, extra)
+            sizes = (
+                shape[0], *size, self.in_channels, self.out_channels, *kernel, *stride, *borders, *dilation, groups,
+                int(transposed), *extra,
+            )  # fmt: skip
+            known[shape] = geometry, sizes, (shape[0], self.out_channels, *out[4 - len(shape) :])
+        return known[shape]  # type: ignore[no-any-return]
+
     def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
         """See `flow.place.StaticLayer`."""
-        kernel, stride, borders, dilation, _, transposed, extra = self._geometry()
-        size = (1, *shape[2:]) if len(shape) == 3 else shape[2:]
-        out = _static_ops.conv_shape(size, kernel, stride, borders, dilation, transposed, extra)
-        return (shape[0], self.out_channels, *out[4 - len(shape) :])
+        if torch.compiler.is_compiling():
+            kernel, stride, borders, dilation, _, transposed, extra = self._geometry()
+            size = (1, *shape[2:]) if len(shape) == 3 else shape[2:]
+            out = _static_ops.conv_shape(size, kernel, stride, borders, dilation, transposed, extra)
+            return (shape[0], self.out_channels, *out[4 - len(shape) :])
+        return self._sizes(torch.Size(shape))[2]
 
     def _convolve(self, x: Tensor, scale: Tensor, zero: Tensor, added: Any, rest: tuple[Any, ...]) -> Tensor:
         flat = x.dim() == 3
@@ -198,8 +216,20 @@ class _Conv(StaticInput, PackedWeight):
         self, x: Codes, addend: Codes | None, lo: float, hi: float, to: Place | None, dtype: torch.dtype
     ) -> Tensor:
         """See `flow.place.StaticLayer`."""
+        codes, qparams = x.codes, None if to is None else to.qparams
+        if codes.dim() == 4 and _native_launch.possible(codes):
+            _, sizes, shape = self._sizes(codes.shape)
+            out = torch.empty(
+                shape, dtype=dtype if to is None else torch.int8, memory_format=torch.channels_last
+            )
+            added = None if addend is None else addend[:3]
+            bias = self._parameters["bias"]
+            if _native_launch.product(
+                sizes, codes, x.scale, x.zero, self.panels(), bias, added, lo, hi, qparams, out
+            ):
+                return out
         added, *rest = epilogue(addend, lo, hi, to, dtype)
-        return self._convolve(x.codes, x.scale, x.zero, added, tuple(rest))
+        return self._convolve(codes, x.scale, x.zero, added, tuple(rest))
 
     def _dynamic(self, x: Tensor) -> Tensor:
         """Each sample by a scale of its own, exact sums in int32; a sample with NaN or infinity gives NaN."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _autograd, _ops, _static_ops
+from .. import _autograd, _native_launch, _ops, _static_ops
 from ..flow import Activation, Codes, Place
 from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
 from ..scheme import Optimizer, Scheme
@@ -221,11 +221,18 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         self, x: Codes, addend: Codes | None, lo: float, hi: float, to: Place | None, dtype: torch.dtype
     ) -> Tensor:
         """See `flow.place.StaticLayer`."""
+        panels, bias, n = self.panels(), self._parameters["bias"], self.out_features
+        codes, qparams = x.codes.contiguous(), None if to is None else to.qparams
+        if addend is None and _native_launch.possible(codes):
+            *rows, k = codes.shape
+            out = torch.empty((*rows, n), dtype=dtype if to is None else torch.int8)
+            m = codes.numel() // k
+            sizes = (m, 1, 1, k, n, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0)
+            flat = codes.view(m, k)
+            if _native_launch.product(sizes, flat, x.scale, x.zero, panels, bias, None, lo, hi, qparams, out):
+                return out
         rest = epilogue(addend, lo, hi, to, dtype)
-        panels, bias = self.panels(), self._parameters["bias"]
-        return _static_ops.linear_static(
-            x.codes.contiguous(), x.scale, x.zero, panels, bias, self.out_features, *rest
-        )  # type: ignore[no-any-return]
+        return _static_ops.linear_static(codes, x.scale, x.zero, panels, bias, n, *rest)  # type: ignore[no-any-return]
 
     def float_product(self, x: Tensor) -> Tensor:
         """See `flow.place.StaticLayer`."""
