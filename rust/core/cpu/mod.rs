@@ -109,6 +109,8 @@ pub struct Isa {
     float_tile: FloatTileFn,
     /// The float path's other kernels, where the CPU multiplies bfloat16.
     pub(crate) bf16: Option<Bf16>,
+    /// Whether a fused multiply-add is one instruction.
+    pub(crate) fused: bool,
     lanes: lanes::Lanes,
 }
 

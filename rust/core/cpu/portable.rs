@@ -49,6 +49,7 @@ pub(super) static ISA: Isa = Isa {
     float_mr: 4,
     float_tile,
     bf16: None,
+    fused: false,
     lanes: lanes!(),
 };
 

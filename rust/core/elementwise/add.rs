@@ -28,12 +28,12 @@ pub fn add(
     check_len("b", a.len(), b.len())?;
     check_len("out", a.len(), out.len())?;
     let rule = Addition { a: a_params.decoding("a")?, b: b_params.decoding("b")? };
-    let encoding = out_params.encoding("out", clamp)?;
+    let coder = out_params.coder(isa, "out", clamp)?;
     let out = share(out);
     pieces(a.len(), LEAST, executor, &|range| {
         // SAFETY: the ranges are disjoint, and `out` is borrowed for this whole call.
         let out = unsafe { out.slice(range.start, range.len()) };
-        isa.add_codes(&a[range.clone()], &b[range], rule, encoding, out);
+        isa.add_codes(&a[range.clone()], &b[range], rule, coder, out);
     });
     Ok(())
 }

@@ -72,12 +72,12 @@ pub fn affine(
     match out {
         AffineOut::Codes(out_params, out) => {
             check_len("out", x.len(), out.len())?;
-            let encoding = out_params.encoding("out", clamp)?;
+            let coder = out_params.coder(isa, "out", clamp)?;
             let out = share(out);
             pieces(count, least, executor, &|range| {
                 each(range.start * unit..range.end * unit, &|values, at| {
                     // SAFETY: the ranges are disjoint, and `out` is borrowed for this whole call.
-                    isa.encode(values, encoding, unsafe { out.slice(at, values.len()) });
+                    isa.encode_by(values, coder, unsafe { out.slice(at, values.len()) });
                 });
             });
         }

@@ -24,7 +24,8 @@ pub use norm::{Norm, layer_norm, layer_norm_codes};
 pub use pool::{Average, Pool2d, adaptive_avg_pool, avg_pool, max_pool};
 
 use crate::buffer::Shared;
-use crate::cpu::lanes::{Decoding, Encoding};
+use crate::cpu::Isa;
+use crate::cpu::lanes::{Coder, Decoding, Encoding};
 use crate::error::{Error, Result};
 use crate::executor::Executor;
 use std::ops::Range;
@@ -58,6 +59,11 @@ impl PerTensor {
             "a positive, finite scale and a zero point in [-127, 127]",
             format!("scale {} and zero point {}", self.scale, self.zero),
         ))
+    }
+
+    /// [`Self::encoding`], for many values.
+    fn coder(self, isa: &Isa, argument: &'static str, clamp: Clamp) -> Result<Coder> {
+        Ok(Coder::new(self.encoding(argument, clamp)?, isa))
     }
 
     /// Codes of values held to a clamp. Division is monotone: what the clamp holds back, these limits do.

@@ -4,7 +4,7 @@ use super::{PerTensor, UNCLAMPED, pieces, share};
 use crate::buffer::Scratch;
 use crate::cpu;
 use crate::cpu::Isa;
-use crate::cpu::lanes::Encoding;
+use crate::cpu::lanes::Coder;
 use crate::error::{Error, Result, check_len};
 use crate::executor::Executor;
 use crate::floats::Floats;
@@ -33,7 +33,7 @@ struct Rows<'a> {
     weight: Vec<f32>,
     bias: Vec<f32>,
     eps: f64,
-    encoding: Encoding,
+    coder: Coder,
     executor: &'a dyn Executor,
 }
 
@@ -88,15 +88,16 @@ impl<'a> Rows<'a> {
         if !(eps >= 0.0 && eps.is_finite()) {
             return Err(Error::mismatch("eps", "a finite number, not negative", eps));
         }
-        let encoding = out_params.encoding("out", UNCLAMPED)?;
+        let isa = cpu::active()?;
+        let coder = out_params.coder(isa, "out", UNCLAMPED)?;
         let weight = weight.map_or_else(|| vec![1.0; features], <[f32]>::to_vec);
         let bias = bias.map_or_else(|| vec![0.0; features], <[f32]>::to_vec);
-        Ok(Self { isa: cpu::active()?, features, weight, bias, eps, encoding, executor })
+        Ok(Self { isa, features, weight, bias, eps, coder, executor })
     }
 
     #[allow(unsafe_code)]
     fn run(&self, out: &mut [i8], read: Read) {
-        let Self { isa, features, encoding, .. } = *self;
+        let Self { isa, features, coder, .. } = *self;
         if out.is_empty() {
             return;
         }
@@ -112,11 +113,11 @@ impl<'a> Rows<'a> {
                     let (mean, variance) = isa.moments(x);
                     let inverse = 1.0 / (variance + self.eps).sqrt();
                     if !inverse.is_finite() || !variance.is_finite() {
-                        return out.fill(encoding.base as u8);
+                        return out.fill(coder.zero());
                     }
                     let values = values.as_mut::<f32>();
                     isa.normalize(x, mean, inverse, &self.weight, &self.bias, values);
-                    isa.encode(values, encoding, out);
+                    isa.encode_by(values, coder, out);
                 });
             }
         });

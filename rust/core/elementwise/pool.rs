@@ -90,6 +90,7 @@ pub fn max_pool(x: &[i8], shape: [usize; 4], pool: Pool2d, out: &mut [i8], execu
     let (out, Pool2d { kernel, stride, padding, dilation, .. }) = (share(out), pool);
     let per_row = area(kernel[0] * kernel[1], ow * c)?;
     pieces(n * oh, LEAST.div_ceil(per_row), executor, &|rows| {
+        let mut most = Scratch::of::<i8>(w * c);
         for row in rows {
             let (image, oy) = (row / oh, row % oh);
             let inside = span(oy * stride[0], kernel[0], padding[0], dilation[0], h);
@@ -106,7 +107,7 @@ pub fn max_pool(x: &[i8], shape: [usize; 4], pool: Pool2d, out: &mut [i8], execu
             let first = (oy * stride[0] + inside.start * dilation[0]).saturating_sub(padding[0]);
             let x = if inside.is_empty() { &[] } else { &x[(image * h + first) * w * c..(image + 1) * h * w * c] };
             // SAFETY: each row is one task's, and `out` is borrowed for this whole call.
-            isa.max_windows(x, windows, unsafe { out.slice(row * ow * c, ow * c) });
+            isa.max_windows(x, windows, most.as_mut(), unsafe { out.slice(row * ow * c, ow * c) });
         }
     });
     Ok(())
@@ -207,7 +208,7 @@ fn average_windows(
 ) -> Result<()> {
     let isa = cpu::active()?;
     let [n, h, w, c] = check_image(x, shape)?;
-    let (decoding, encoding) = (params.decoding("x")?, out_params.encoding("out", UNCLAMPED)?);
+    let (decoding, coder) = (params.decoding("x")?, out_params.coder(isa, "out", UNCLAMPED)?);
     check_len("out", area(area(n, oh)?, area(ow, c)?)?, out.len())?;
     if out.is_empty() {
         return Ok(());
@@ -229,7 +230,7 @@ fn average_windows(
             let offset = decoding.zero * (rows.len() * cols.len()) as i32;
             let factor = decoding.scale / count.max(1) as f32;
             // SAFETY: each output is one task's, and `out` is borrowed for this whole call.
-            isa.average(sums, offset, factor, encoding, unsafe { out.slice(at * c, c) });
+            isa.average(sums, offset, factor, coder, unsafe { out.slice(at * c, c) });
         }
     });
     Ok(())

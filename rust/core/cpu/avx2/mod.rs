@@ -73,6 +73,7 @@ pub(super) static ISA: Isa = Isa {
     float_mr: 6,
     float_tile: float::float_tile,
     bf16: None,
+    fused: true,
     lanes: lanes!("avx2,fma,f16c"),
 };
 

@@ -8,6 +8,7 @@
 //! | `vpermps zmm` | 4- or 2-bit code to float: the table is one register, the index's high bits are ignored | p5 |
 //! | `vpternlogd zmm` | a code under an exponent, which reads as a float: for one row, which would wait for p5 | p0 p5 |
 //! | `vfmadd231ps zmm` | the float tile | p0 p5 |
+//! | `vpermi2b zmm` | 64 look-ups in a table of 128 bytes | p5 |
 //!
 //! Registers of a 6x64 tile: 24 accumulators, 4 of weights, 1 broadcast, 1 mask of 32. Six rows because the fourth
 //! operand of 7 would spill; 64 channels because 10 loads then feed 24 multiplies.
@@ -15,8 +16,9 @@
 mod bf16;
 mod float;
 mod integer;
+mod lookup;
 
-use super::lanes::lanes;
+use super::lanes::{Lanes, lanes};
 use super::{Bf16, Isa, Microkernel};
 use crate::qtype::QuantType;
 use std::arch::x86_64::*;
@@ -78,7 +80,8 @@ const VNNI: Isa = Isa {
     float_mr: MR,
     float_tile: float::float_tile,
     bf16: None,
-    lanes: lanes!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c"),
+    fused: true,
+    lanes: Lanes { lookup: lookup::lookup, ..lanes!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c") },
 };
 
 pub(super) static ISA: Isa = VNNI;

@@ -1,7 +1,7 @@
 //! int8 codes to int8 codes, and what training sees of them.
 
-use super::encode::encode_one;
-use super::{Encoding, MAGIC};
+use super::coder::by_coder;
+use super::{Coder, Encoding, MAGIC};
 use crate::buffer::Rectangle;
 
 /// What codes stand for: `scale · (q − zero)`.
@@ -41,12 +41,14 @@ pub(super) fn lookup(x: &[i8], table: &[u8; 256], mut out: Rectangle<u8>) {
 
 /// `b.scale · (q_b − b.zero)`, added by a fused multiply-add to `a.scale · (q_a − a.zero)`.
 #[inline(always)]
-pub(super) fn add_codes(a: &[i8], b: &[i8], rule: Addition, e: Encoding, out: &mut [u8]) {
+pub(super) fn add_codes(a: &[i8], b: &[i8], rule: Addition, coder: Coder, out: &mut [u8]) {
     let n = out.len();
     let (a, b) = (&a[..n], &b[..n]);
-    for i in 0..n {
-        out[i] = encode_one(rule.b.steps(b[i]).mul_add(rule.b.scale, rule.a.value(a[i])), e);
-    }
+    by_coder!(coder, code => {
+        for i in 0..n {
+            out[i] = code(rule.b.steps(b[i]).mul_add(rule.b.scale, rule.a.value(a[i])));
+        }
+    });
 }
 
 /// `value · mul + add`, fused.

@@ -3,6 +3,7 @@
 //! Each is plain Rust that vectorizes: no reduction that depends on order, rounding by the magic-number trick, and a
 //! fused multiply-add wherever `mul_add` says so, so that every instruction set gives the same bits.
 
+mod coder;
 mod codes;
 mod encode;
 mod expand;
@@ -14,6 +15,7 @@ mod sums;
 
 use crate::buffer::Rectangle;
 use crate::qtype::QuantType;
+use coder::encode_by;
 use codes::{add_codes, affine, affine_columns, clamp, fake_quantize, inside, lookup};
 use encode::{absmax_bits, absmax_columns, decode, encode, encode_float8, min_max, round_bf16};
 use expand::{add_product, expand, expand_step, transpose};
@@ -25,6 +27,7 @@ pub(crate) use requantize::Finish;
 use requantize::{dequantize, requantize, values};
 use sums::{add, add_group, finish, fold, sum};
 
+pub(crate) use coder::Coder;
 pub(crate) use codes::{Addition, Decoding};
 pub(crate) use pool::{Window, WindowRow};
 
@@ -120,7 +123,7 @@ macro_rules! table {
             ($features:literal) => {{
                 #[allow(unused_imports)] // the types below
                 use $crate::{buffer::Rectangle, cpu::lanes::{
-                    Addition, Decoding, Encoding, Finish, Groups, Levels, PanelZeros, Proximal, TRIED, Window, WindowRow,
+                    Addition, Coder, Decoding, Encoding, Finish, Groups, Levels, PanelZeros, Proximal, TRIED, Window, WindowRow,
                 }, qtype::QuantType};
                 #[allow(unused_imports)]
                 use half::bf16;
@@ -140,6 +143,7 @@ table! {
     absmax_columns(x: &[f32], most: &mut [u32]);
     min_max(x: &[f32]) -> (f32, f32);
     encode(x: &[f32], e: Encoding, out: &mut [u8]);
+    encode_by(x: &[f32], coder: Coder, out: &mut [u8]);
     range_errors(x: &[f32], lo: &[f32; TRIED], hi: &[f32; TRIED], levels: Levels, errors: &mut [f64; TRIED]);
     proximal(steps: &[f32], zero: f32, rule: Proximal) -> (f32, f32);
     sum(a: &[i8]) -> i32;
@@ -158,15 +162,15 @@ table! {
     fold(f: &mut [f32], total: &mut [f32], carry: &mut [f32]);
     round_bf16(x: &[f32], out: &mut [bf16]);
     lookup(x: &[i8], table: &[u8; 256], out: Rectangle<u8>);
-    add_codes(a: &[i8], b: &[i8], rule: Addition, e: Encoding, out: &mut [u8]);
+    add_codes(a: &[i8], b: &[i8], rule: Addition, coder: Coder, out: &mut [u8]);
     affine(x: &[i8], d: Decoding, mul: f32, add: f32, out: &mut [f32]);
     affine_columns(x: &[i8], d: Decoding, mul: &[f32], add: &[f32], out: &mut [f32]);
     clamp(x: &mut [f32], lo: f32, hi: f32);
     fake_quantize(x: &[f32], e: Encoding, out: &mut [f32]);
     inside(x: &[f32], e: Encoding, out: &mut [u8]);
-    max_windows(x: &[i8], row: WindowRow, out: &mut [u8]);
+    max_windows(x: &[i8], row: WindowRow, most: &mut [i8], out: &mut [u8]);
     sum_window(x: &[i8], window: Window, sums: &mut [i32]);
-    average(sums: &[i32], offset: i32, factor: f32, e: Encoding, out: &mut [u8]);
+    average(sums: &[i32], offset: i32, factor: f32, coder: Coder, out: &mut [u8]);
     moments(x: &[f32]) -> (f64, f64);
     normalize(x: &[f32], mean: f64, inverse: f64, weight: &[f32], bias: &[f32], out: &mut [f32]);
 }

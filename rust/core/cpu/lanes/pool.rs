@@ -1,7 +1,7 @@
 //! Windows over channels-last codes, many channels at a time.
 
-use super::Encoding;
-use super::encode::encode_one;
+use super::Coder;
+use super::coder::by_coder;
 
 /// Elements of a window: `rows` times `cols`, each a run of channels, `row_step` and `col_step` codes apart.
 #[derive(Clone, Copy, Debug)]
@@ -52,33 +52,56 @@ macro_rules! by_block {
     }};
 }
 
-/// The largest code of each window and channel, `out[pixel][channel]`; of a window with nothing in it the lowest code there is.
+/// The largest code of each window and channel, `out[pixel][channel]`; of a window with nothing in it the lowest code there
+/// is. `most` is room for the largest code of each column, `[width][channels]`: what all windows over that column share.
 #[inline(always)]
-pub(super) fn max_windows(x: &[i8], row: WindowRow, out: &mut [u8]) {
+pub(super) fn max_windows(x: &[i8], row: WindowRow, most: &mut [i8], out: &mut [u8]) {
+    if row.rows == 0 {
+        return out.fill(LOWEST);
+    }
+    let len = row.width * row.channels;
+    let most = &mut most[..len];
+    most.copy_from_slice(&x[..len]);
+    for r in 1..row.rows {
+        let x = &x[r * row.row_step..][..len];
+        most.iter_mut().zip(x).for_each(|(m, q)| *m = if *q > *m { *q } else { *m });
+    }
     let channels = row.channels;
     for (i, out) in out.chunks_exact_mut(channels).enumerate() {
-        let before = row.padding.saturating_sub(i * row.stride).div_ceil(row.dilation);
-        let start = i * row.stride + before * row.dilation - row.padding; // the first column inside
-        if before >= row.kernel || start >= row.width || row.rows == 0 {
-            out.fill(-127i8 as u8);
+        let (start, cols) = row.columns(i);
+        if cols == 0 {
+            out.fill(LOWEST);
             continue;
         }
-        let cols = (row.kernel - before).min((row.width - start).div_ceil(row.dilation));
-        let window = Window { rows: row.rows, row_step: row.row_step, cols, col_step: row.dilation * channels };
-        let x = &x[start * channels..];
-        by_block!(channels, at, B => max_block::<B>(&x[at..], window, &mut out[at..at + B]));
+        let x = &most[start * channels..];
+        by_block!(channels, at, B => max_block::<B>(&x[at..], cols, row.dilation * channels, &mut out[at..at + B]));
+    }
+}
+
+const LOWEST: u8 = -127i8 as u8;
+
+impl WindowRow {
+    /// The first column of window `i` that lies inside the row, and how many do.
+    #[inline(always)]
+    fn columns(&self, i: usize) -> (usize, usize) {
+        let at = i * self.stride;
+        if at >= self.padding && at - self.padding + (self.kernel - 1) * self.dilation < self.width {
+            return (at - self.padding, self.kernel); // most windows: no division
+        }
+        let before = self.padding.saturating_sub(at).div_ceil(self.dilation);
+        let start = at + before * self.dilation - self.padding;
+        let inside = self.width.saturating_sub(start).div_ceil(self.dilation);
+        (start, self.kernel.saturating_sub(before).min(inside))
     }
 }
 
 #[inline(always)]
-fn max_block<const B: usize>(x: &[i8], window: Window, out: &mut [u8]) {
+fn max_block<const B: usize>(x: &[i8], cols: usize, col_step: usize, out: &mut [u8]) {
     let mut most = [i8::MIN; B];
-    for r in 0..window.rows {
-        for c in 0..window.cols {
-            let x = &x[r * window.row_step + c * window.col_step..][..B];
-            for i in 0..B {
-                most[i] = if x[i] > most[i] { x[i] } else { most[i] };
-            }
+    for c in 0..cols {
+        let x = &x[c * col_step..][..B];
+        for i in 0..B {
+            most[i] = if x[i] > most[i] { x[i] } else { most[i] };
         }
     }
     out.iter_mut().zip(most).for_each(|(u, q)| *u = q as u8);
@@ -114,6 +137,6 @@ fn sum_block<const B: usize>(x: &[i8], window: Window, sums: &mut [i32]) {
 
 /// `(sums − offset) · factor`, encoded.
 #[inline(always)]
-pub(super) fn average(sums: &[i32], offset: i32, factor: f32, e: Encoding, out: &mut [u8]) {
-    sums.iter().zip(out).for_each(|(s, u)| *u = encode_one((s - offset) as f32 * factor, e));
+pub(super) fn average(sums: &[i32], offset: i32, factor: f32, coder: Coder, out: &mut [u8]) {
+    by_coder!(coder, code => sums.iter().zip(out).for_each(|(s, u)| *u = code((s - offset) as f32 * factor)));
 }
