@@ -21,7 +21,7 @@ use encode::{absmax_bits, absmax_columns, decode, encode, encode_float8, min_max
 use expand::{add_product, expand, expand_step, transpose};
 use half::bf16;
 use norm::{moments, normalize};
-use pool::{average, max_windows, sum_window};
+use pool::{average, max_windows, sum_window, sum_windows};
 use ranges::{proximal, range_errors};
 pub(crate) use requantize::Finish;
 use requantize::{dequantize, requantize, values};
@@ -169,6 +169,7 @@ table! {
     fake_quantize(x: &[f32], e: Encoding, out: &mut [f32]);
     inside(x: &[f32], e: Encoding, out: &mut [u8]);
     max_windows(x: &[i8], row: WindowRow, most: &mut [i8], out: &mut [u8]);
+    sum_windows(x: &[i8], row: WindowRow, part: &mut [i32], sums: &mut [i32]);
     sum_window(x: &[i8], window: Window, sums: &mut [i32]);
     average(sums: &[i32], offset: i32, factor: f32, coder: Coder, out: &mut [u8]);
     moments(x: &[f32]) -> (f64, f64);

@@ -83,7 +83,7 @@ const LOWEST: u8 = -127i8 as u8;
 impl WindowRow {
     /// The first column of window `i` that lies inside the row, and how many do.
     #[inline(always)]
-    fn columns(&self, i: usize) -> (usize, usize) {
+    pub(crate) fn columns(&self, i: usize) -> (usize, usize) {
         let at = i * self.stride;
         if at >= self.padding && at - self.padding + (self.kernel - 1) * self.dilation < self.width {
             return (at - self.padding, self.kernel); // most windows: no division
@@ -105,6 +105,27 @@ fn max_block<const B: usize>(x: &[i8], cols: usize, col_step: usize, out: &mut [
         }
     }
     out.iter_mut().zip(most).for_each(|(u, q)| *u = q as u8);
+}
+
+/// The sum of each window and channel, `sums[pixel][channel]`. `part` is room for the sum of each column, as in
+/// [`max_windows`].
+#[inline(always)]
+pub(super) fn sum_windows(x: &[i8], row: WindowRow, part: &mut [i32], sums: &mut [i32]) {
+    let len = row.width * row.channels;
+    let part = &mut part[..len];
+    part.fill(0);
+    for r in 0..row.rows {
+        let x = &x[r * row.row_step..][..len];
+        part.iter_mut().zip(x).for_each(|(p, q)| *p += i32::from(*q));
+    }
+    for (i, sums) in sums.chunks_exact_mut(row.channels).enumerate() {
+        let (start, cols) = row.columns(i);
+        sums.fill(0);
+        for c in 0..cols {
+            let part = &part[(start + c * row.dilation) * row.channels..][..row.channels];
+            sums.iter_mut().zip(part).for_each(|(s, p)| *s += p);
+        }
+    }
 }
 
 /// The sum of each channel's codes over a window that begins at `x`; exact for up to 2^23 of them.
