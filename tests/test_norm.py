@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import rquant
 from rquant import _static_ops
-from rquant.flow import Activation, Recorder
+from rquant.flow import Activation
 
 
 class Block(nn.Module):
@@ -27,27 +27,10 @@ class Block(nn.Module):
         return self.last(x + self.down(torch.relu(self.up(self.norm2(x)))))
 
 
-class MinMax(Recorder):
-    def __init__(self):
-        super().__init__()
-        self.ranges = {}
-
-    def input(self, layer, value):
-        lo, hi = self.ranges.get((layer, "input"), (0.0, 0.0))
-        self.ranges[layer, "input"] = min(lo, value.min().item()), max(hi, value.max().item())
-
-    def output(self, layer, value):
-        pass
-
-
 def calibrate(model, x):
-    recorder = MinMax()
-    with recorder.recording():
+    with rquant.Calibration() as calibration:
         model(x)
-    for (layer, name), (lo, hi) in recorder.ranges.items():
-        layer.calibrate(name, lo, hi)
-    for layer in recorder.flowing - recorder.leaked:
-        layer.flow = True
+    assert not calibration.unseen
     return model
 
 

@@ -74,7 +74,7 @@ def test_a_sample_tells_what_counting_layers_does_not():
     assert rquant.recommend(model, IMAGE).mode == "static"
 
 
-@pytest.mark.parametrize("name", ["transformer", "recurrent", "perceptron", "language"])
+@pytest.mark.parametrize("name", CASES)
 def test_steps_run_and_bytes_come_true(name):
     build, sample, _ = CASES[name]
     model = build()

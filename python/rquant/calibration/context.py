@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..flow import Recorder
+from ..nn import Unpacked
 from ..nn.static import StaticInput
 from ..observers.methods import Method
 from ..qtypes import qint8
@@ -95,6 +96,8 @@ class Calibration(Recorder):
                 stacklevel=2,
             )
             return
+        for layer in self.flowing:  # of an `Unpacked` one the input is not rounded, and was not seen
+            self._known(layer)
         for name, layer in self.layers.items():
             flows = layer in self.flowing and layer not in self.leaked
             self.statistics.passages[name] = Passage(flows, self.kept.get(layer))
@@ -112,12 +115,16 @@ class Calibration(Recorder):
         """See `Recorder`."""
         self._see(layer, "output", value)
 
-    def _see(self, layer: Any, place: PlaceName, value: Tensor) -> None:
+    def _known(self, layer: Any) -> str:
+        """The name of a layer that ran."""
         if layer not in self._names:
             self._name(layer)
         name = self._names[layer]
         self.layers[name] = layer
-        spot = Spot(name, place)
+        return name
+
+    def _see(self, layer: Any, place: PlaceName, value: Tensor) -> None:
+        spot = Spot(self._known(layer), place)
         self.statistics.at(spot).update(value, str(spot))
 
     @property
@@ -153,4 +160,6 @@ class Calibration(Recorder):
 
 
 def _may_be_calibrated(module: nn.Module) -> bool:
-    return isinstance(module, StaticInput) and getattr(module, "activations", qint8) == qint8
+    """Whether it has an input to round."""
+    rounds = isinstance(module, StaticInput) and not isinstance(module, Unpacked)
+    return rounds and getattr(module, "activations", qint8) == qint8
