@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+import rquant
+
 from . import Arm, Run
 
 
@@ -34,7 +36,32 @@ def traced(model: nn.Module, pictures: Tensor, x: Tensor) -> Run:
     return lambda: net(x)
 
 
+def static(model: nn.Module, pictures: Tensor) -> nn.Module:
+    """BatchNorm folded, int8 throughout."""
+    net = copy.deepcopy(model)
+    rquant.fold_bn(net, pictures[:1])
+    rquant.quantize(net, activations="int8")
+    rquant.calibrate(net, pictures.split(8), method="minmax")
+    rquant.freeze(net)
+    return net
+
+
+def quantized(model: nn.Module, pictures: Tensor, x: Tensor) -> Run:
+    """As it comes: the network's own Python decides what runs."""
+    return called(static(model, pictures), x)
+
+
+def quantized_traced(model: nn.Module, pictures: Tensor, x: Tensor) -> Run:
+    """The same operators without Python between them."""
+    net, x = static(model, pictures), x.contiguous(memory_format=torch.channels_last)
+    net = torch.jit.freeze(torch.jit.trace(net, x, check_trace=False).eval())
+    net(x)
+    return lambda: net(x)
+
+
 def arms(threads: int) -> Iterator[Arm]:
     yield Arm("float32", float32)
     yield Arm("float32 folded", folded)
     yield Arm("float32 traced", traced)
+    yield Arm("rquant", quantized)
+    yield Arm("rquant traced", quantized_traced)
