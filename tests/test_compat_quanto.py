@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import rquant
 import rquant.compat.quanto as quanto
 from rquant.compat.quanto import Calibration, freeze, qint8, quantization_map, quantize, requantize
-from rquant.compat.quanto.output import Output
+from rquant.qat.output import Output
 
 
 class Digits(nn.Module):

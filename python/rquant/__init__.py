@@ -17,7 +17,7 @@ from .qtypes import QType, qfloat8, qfloat8_e4m3fn, qfloat8_e5m2, qint2, qint4, 
 from .scheme import estimate_size
 
 if TYPE_CHECKING:
-    from . import evaluate, nn, observers, optimize, viz
+    from . import evaluate, nn, observers, optimize, qat, viz
     from .calibration import Calibration, Statistics, calibrate
     from .fuse import fold_bn
     from .integrations.transformers import RQuantConfig
@@ -62,6 +62,7 @@ _WITH_TORCH = {
     "nn": "nn",
     "observers": "observers",
     "optimize": "optimize",
+    "qat": "qat",
     "quantization_map": "serialize",
     "quantize": "model",
     "quantize_tensor": "tensor",
@@ -105,6 +106,7 @@ __all__ = [
     "numpy",
     "observers",
     "optimize",
+    "qat",
     "qfloat8",
     "qfloat8_e4m3fn",
     "qfloat8_e5m2",

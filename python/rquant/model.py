@@ -6,6 +6,7 @@ from . import _native
 from .nn import PackedWeight, Unpacked, storage
 from .nn.placing import place, take_hooks
 from .nn.registry import registration_of
+from .nn.static import StaticInput
 from .progress import each
 from .qtypes import QType, qint8
 from .report import Report, rows_of
@@ -89,6 +90,9 @@ def freeze(model: nn.Module) -> None:
             raise ValueError(f"{name}.{error}" if name else str(error)) from None
         for _, partner in partners:
             partner.hold(layer.held, like=weight)
+    for module in model.modules():
+        if isinstance(module, StaticInput | PackedWeight):
+            module.settle()
 
 
 def _checked(target: Target) -> bool:

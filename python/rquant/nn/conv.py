@@ -141,24 +141,23 @@ class _Conv(StaticInput, PackedWeight):
         return nn.functional.pad(plain(x), self._reversed_padding_repeated_twice, self.padding_mode)
 
     def _float_forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        weight, bias = self.dequantize(x.dtype), self._parameters["bias"]
-        bias = None if bias is None else bias.to(x.dtype)  # type: ignore[assignment]
         dims = len(self.kernel_size)
         if not self.transposed:
-            return self._conv_forward(x, weight, bias)  # type: ignore[no-any-return, operator]
+            return self.with_bias(lambda weight, bias: self._conv_forward(x, weight, bias), x.dtype)  # type: ignore[operator]
         extra = self._output_padding(  # type: ignore[operator]
             x, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
         )
         conv = nn.functional.conv_transpose1d if dims == 1 else nn.functional.conv_transpose2d
-        return conv(x, weight, bias, self.stride, self.padding, extra, self.groups, self.dilation)
+        rest = self.stride, self.padding, extra, self.groups, self.dilation
+        return self.with_bias(lambda weight, bias: conv(x, weight, bias, *rest), x.dtype)
 
     def float_product(self, x: Tensor) -> Tensor:
         """See `flow.place.StaticLayer`; borders other than zeros are there already."""
         if self.padding_mode == "zeros":
             return self._float_forward(x)
-        weight, bias = self.dequantize(x.dtype), self._parameters["bias"]
         conv = nn.functional.conv1d if len(self.kernel_size) == 1 else nn.functional.conv2d
-        return conv(x, weight, bias, self.stride, 0, self.dilation, self.groups)
+        rest = self.stride, 0, self.dilation, self.groups
+        return self.with_bias(lambda weight, bias: conv(x, weight, bias, *rest), x.dtype)
 
     def _geometry(self) -> tuple[Any, ...]:
         """Arguments of `conv_static` from `kernel` on: in two dimensions, borders as top, left, bottom, right."""
@@ -208,7 +207,7 @@ class _Conv(StaticInput, PackedWeight):
         if added is not None:
             added = (added.unsqueeze(2) if flat else added).contiguous(memory_format=torch.channels_last)
         out = _static_ops.conv_static(
-            x, scale, zero, self.panels(), self._parameters["bias"], self.out_channels, *self._geometry(), added, *rest
+            x, scale, zero, self.panels(), self.float_bias(), self.out_channels, *self._geometry(), added, *rest
         )  # fmt: skip
         return out.squeeze(2) if flat else out  # type: ignore[no-any-return]
 

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .. import _autograd, _ops
+from .. import _ops
 from ..qtypes import QType, qint8
 from ..scheme import Optimizer, Scheme
 from . import storage
@@ -111,5 +111,5 @@ class Embedding(Rows, nn.Embedding):  # type: ignore[misc]  # torch annotates a 
         """Rows `input` (int64 or int32, any shape) of the weight, `[..., embedding_dim]`."""
         if self.frozen:
             return self.rows(input)
-        rows = _autograd.fake_quantize(self.weight, self._scheme_arguments())
+        rows = self.dequantize()
         return nn.functional.embedding(input, rows, self.padding_idx)

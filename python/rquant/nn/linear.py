@@ -233,11 +233,13 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
                 return out
         rest = epilogue(addend, lo, hi, to, dtype)
         return _static_ops.linear_static(codes, x.scale, x.zero, panels, bias, n, *rest)  # type: ignore[no-any-return]
+        return _static_ops.linear_static(
+            x.codes.contiguous(), x.scale, x.zero, self.panels(), self.float_bias(), self.out_features, *rest
+        )  # type: ignore[no-any-return]
 
     def float_product(self, x: Tensor) -> Tensor:
         """See `flow.place.StaticLayer`."""
-        bias = self._parameters["bias"]
-        return nn.functional.linear(x, self.dequantize(x.dtype), None if bias is None else bias.to(x.dtype))
+        return self.with_bias(lambda weight, bias: nn.functional.linear(x, weight, bias), x.dtype)
 
     def multiply(self, x: Tensor, bias: Tensor | None, scale: Tensor | None = None) -> Tensor:
         """`x @ weight.T + bias` with any bias, and of a frozen layer by ready-made activation scales if there are any.
@@ -267,6 +269,8 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         if not self.frozen:
             weight = self.weight
             arguments = self._scheme_arguments()
+            if self.prepared:
+                return self._learning(x, bias, integer)
             if grad and (grad_of_inputs or weight.requires_grad):
                 return _autograd.UnfrozenLinear.apply(x, weight, bias, arguments, integer)  # type: ignore[no-any-return]
             return _ops.linear_unfrozen(x, weight, bias, *arguments, integer)  # type: ignore[no-any-return]
@@ -274,6 +278,17 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         if differentiable:
             return _autograd.linear_canonical(x, codes, scales, zero, bias, *sizes, integer, scale)  # type: ignore[no-any-return]
         return _ops.linear_canonical(x, codes, scales, zero, bias, *sizes, integer, scale)  # type: ignore[no-any-return]
+
+    def _learning(self, x: Tensor, bias: Tensor | None, integer: bool) -> Tensor:
+        """Of a layer with scales that learn, or a BatchNorm inside: in training in float, else as deployed."""
+        own = "batch_norm" in self._modules
+        if not self.training:
+            bias = self.float_bias() if own else bias
+            return _ops.linear_unfrozen(x, self.float_matrix(), bias, *self._scheme_arguments(), integer)  # type: ignore[no-any-return]
+        x = _autograd.round_rows(x, qint8) if integer else x
+        if own:
+            return self.float_product(x)
+        return nn.functional.linear(x, self.dequantize(x.dtype), None if bias is None else bias.to(x.dtype))
 
     def _forward_with_outliers(
         self, x: Tensor, grad: bool, grad_of_inputs: bool, differentiable: bool

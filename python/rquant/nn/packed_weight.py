@@ -5,6 +5,7 @@ Frozen, it is held as `storage` says, in non-persistent buffers; `state_dict` an
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -90,14 +91,45 @@ class PackedWeight(nn.Module):
         """The weight as this machine's kernels read it: held if the layer is frozen, else quantized and packed anew."""
         if storage.PANELS in self._buffers:
             return self._buffers[storage.PANELS]  # type: ignore[return-value]
-        weight = self._parameters.get("weight")
         cpu = torch.device("cpu")
-        q = (
-            self.canonical()
-            if weight is None
-            else storage.quantize(self.matrix_of(self, weight), self.scheme)
-        )
+        q = self.canonical() if self.frozen else storage.quantize(self.float_matrix(), self.scheme)
         return storage.hold(q.map(lambda t: t.to(cpu)), cpu, self.panel_groups)[storage.PANELS]
+
+    def float_matrix(self) -> Tensor:
+        """The float weight `[n, k]` that is rounded, with a BatchNorm folded into it that trains inside the layer."""
+        matrix = self.matrix_of(self, self._parameters["weight"])  # type: ignore[arg-type]
+        norm = self._modules.get("batch_norm")
+        return matrix if norm is None else norm.fold_weight(matrix)  # type: ignore[operator, no-any-return]
+
+    def float_bias(self) -> Tensor | None:
+        """The bias that goes with it."""
+        bias, norm = self._parameters["bias"], self._modules.get("batch_norm")
+        return bias if norm is None else norm.fold_bias(bias)  # type: ignore[operator, no-any-return]
+
+    def with_bias(self, multiply: Callable[[Tensor, Tensor | None], Tensor], dtype: torch.dtype) -> Tensor:
+        """`multiply(weight, bias)` of the rounded weight in float, normalized if a BatchNorm trains inside the layer."""
+        weight, norm = self.dequantize(dtype), self._modules.get("batch_norm")
+        if norm is not None and norm.live:
+            return norm(multiply(weight, None), self._parameters["bias"])  # type: ignore[no-any-return]
+        bias = self.float_bias()
+        return multiply(weight, None if bias is None else bias.to(dtype))
+
+    @property
+    def prepared(self) -> bool:
+        """Whether something of `rquant.qat` trains beside the weight: its scales, or a BatchNorm."""
+        return "weight_range" in self._modules or "batch_norm" in self._modules
+
+    def settle(self) -> None:
+        """End what trains beside the weight, before `freeze`: it becomes part of the layer."""
+        norm = self._modules.pop("batch_norm", None)
+        if norm is not None:
+            weight, bias = self._parameters["weight"], self._parameters["bias"]
+            with torch.no_grad():
+                folded = norm.fold_bias(bias)  # type: ignore[operator]
+                weight.copy_(self.from_matrix(norm.fold_weight(self.matrix_of(self, weight))))  # type: ignore[union-attr, arg-type, operator]
+            self._parameters["bias"] = nn.Parameter(folded, weight.requires_grad)  # type: ignore[union-attr]
+        if self._modules.pop("weight_range", None) is not None:
+            self.scheme = replace(self.scheme, optimizer="lsq")
 
     @property
     def frozen(self) -> bool:
@@ -121,11 +153,12 @@ class PackedWeight(nn.Module):
             q = (
                 storage.empty(self.weight_shape, self.scheme)
                 if weight.is_meta
-                else storage.quantize(self.matrix_of(self, weight), self.scheme)
+                else storage.quantize(self.float_matrix(), self.scheme)
             )
         except NotFinite as bad:
             bad.index = self.float_index(self, weight.shape, bad.index)
             raise bad.named("weight", weight.shape) from None
+        self.settle()
         self.hold(storage.hold(q, weight.device, self.panel_groups), like=weight)
 
     @property
@@ -159,8 +192,9 @@ class PackedWeight(nn.Module):
         dtype = dtype or self.compute_like.dtype
         if self.frozen:
             return self.from_matrix(storage.dequantize(self.held, self.weight_shape, self.scheme, dtype))
-        matrix = self.matrix_of(self, self._parameters["weight"])  # type: ignore[arg-type]
-        return self.from_matrix(_autograd.fake_quantize(matrix, self._scheme_arguments()).to(dtype))
+        learned = self._modules.get("weight_range")
+        fake_quantize = _autograd.fake_quantize if learned is None else learned.fake_quantize
+        return self.from_matrix(fake_quantize(self.float_matrix(), self._scheme_arguments()).to(dtype))  # type: ignore[operator]
 
     def _scheme_arguments(self) -> SchemeArguments:
         scheme = self.scheme

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _static_ops
+from .._fake_quantize import fake_quantize_activations
 from ..flow import Activation, Codes, Floats, Integers, Place, recording
 from ..flow.value import Product, Value
 
@@ -60,6 +60,7 @@ class StaticInput(nn.Module):
 
         Affine: `S = (hi - lo) / 254`, `Z = round(-127 - lo / S)`; symmetric: `S = max(-lo, hi) / 127`, Z = 0.
         """
+        self._modules.pop(f"{name}_range", None)
         scale, zero = static_qparams(lo, hi, symmetric)
         device = next((t.device for t in self.parameters()), torch.device("cpu"))
         self._buffers[f"{name}_scale"] = torch.tensor([scale], device=device)
@@ -68,11 +69,15 @@ class StaticInput(nn.Module):
 
     def qparams(self, name: str) -> tuple[Tensor, Tensor] | None:
         """See `flow.place.StaticLayer`."""
+        if (trained := self._modules.get(f"{name}_range")) is not None:
+            return trained.qparams()  # type: ignore[operator, no-any-return]
         scale = self._buffers[f"{name}_scale"]
         return None if scale is None else (scale, self._buffers[f"{name}_zero_point"])  # type: ignore[return-value]
 
     def qkey(self, name: str) -> object:
         """See `flow.place.StaticLayer`."""
+        if f"{name}_range" in self._modules:
+            return None
         keys: dict[str, object] = self.__dict__.setdefault("_keys", {})
         if name not in keys:
             pair = self.qparams(name)
@@ -88,8 +93,23 @@ class StaticInput(nn.Module):
 
     def simulate(self, name: str, value: Tensor) -> Tensor:
         """See `flow.place.StaticLayer`."""
+        if (trained := self._modules.get(f"{name}_range")) is not None:
+            return trained(value)  # type: ignore[no-any-return]
         pair = self.qparams(name)
-        return value if pair is None else _FakeQuantizeStatic.apply(value, *pair)  # type: ignore[no-any-return]
+        return value if pair is None else fake_quantize_activations(value, *pair)
+
+    def settle(self) -> None:
+        """As `PackedWeight.settle`; scales that were trained become the buffers."""
+        for name in NAMES:
+            if (trained := self._modules.pop(f"{name}_range", None)) is not None:
+                scale, zero = trained.qparams()  # type: ignore[operator]
+                self._buffers[f"{name}_scale"], self._buffers[f"{name}_zero_point"] = (
+                    scale.clone(),
+                    zero.clone(),
+                )
+        self.__dict__.pop("_keys", None)
+        if hasattr(super(), "settle"):
+            super().settle()
 
     def receive(self, x: Any) -> Any:
         """What the layer returns for an input that is to be rounded statically, or recorded."""
@@ -168,21 +188,6 @@ def static_qparams(lo: float, hi: float, symmetric: bool = False) -> tuple[float
     tiny, most = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
     scale = torch.tensor(1.0 if width == 0 else min(max(width, tiny), most)).item()
     return scale, 0 if symmetric else max(-127, min(127, round(-127 - lo / scale)))
-
-
-class _FakeQuantizeStatic(torch.autograd.Function):
-    """Rounded and back, with the straight-through gradient: 1 where a code came of rounding alone, else 0."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        ctx.save_for_backward(x, scale, zero)
-        return _static_ops.fake_quantize_static(x, scale, zero)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, scale, zero = ctx.saved_tensors
-        steps = (x.float() / scale).round() + zero
-        return grad * (steps.abs() <= 127), None, None
 
 
 def plain(x: Any) -> Any:

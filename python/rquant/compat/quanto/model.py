@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from ... import model as _model
 from ... import serialize
 from ...nn.registry import registration_of
+from ...qat.output import mark_outputs
 from ...qtypes import QType
 from ...report import Report
 from ...selection import Patterns
-from .output import mark_outputs
 
 
 def quantize(

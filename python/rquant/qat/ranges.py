@@ -1,0 +1,79 @@
+"""The scale of a layer's input or output while it trains: observed on, or learned.
+
+A layer keeps one as its child `input_range` or `output_range`; `freeze` turns it into the layer's buffers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._fake_quantize import fake_quantize_activations
+from ..nn.static import static_qparams
+from ..observers import Observer
+from ..qtypes import qint8
+from .scales import Float32, LearnedScale
+
+
+class ObservedRange(Float32):
+    """The scale follows an observer that sees each batch in training, until `frozen`.
+
+    `scale` float32 `[1]`, `zero_point` int8 `[1]`: the last ones, by which eval mode rounds.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, scale: Tensor, zero_point: Tensor, make: Callable[[], Observer]) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.detach().clone())
+        self.register_buffer("zero_point", zero_point.detach().clone())
+        self.make, self.frozen = make, False
+        self._begin()
+
+    def _begin(self) -> None:
+        """The range known so far is as good as a batch."""
+        self.observer, self.symmetric = self.make(), self.zero_point.item() == 0
+        ends = torch.tensor([-127.0, 127.0]) - self.zero_point.item()
+        self.observer.update(ends * self.scale.item())
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._begin()
+
+    def qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point as they are."""
+        return self.scale, self.zero_point
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x rounded and back, with gradients; a batch in training moves the range first."""
+        if self.training and not self.frozen:
+            self.observer.update(x.detach())
+            lo, hi = self.observer.range(qint8, self.symmetric)
+            scale, zero = static_qparams(lo, hi, self.symmetric)
+            # new tensors: a backward to come may still need the old ones
+            self.scale, self.zero_point = self.scale.new_tensor([scale]), self.zero_point.new_tensor([zero])
+        return fake_quantize_activations(x, self.scale, self.zero_point)
+
+    def extra_repr(self) -> str:
+        """How, and whether still."""
+        return f"{type(self.observer).__name__}{', frozen' if self.frozen else ''}"
+
+
+class LearnedRange(LearnedScale):
+    """The scale is a parameter; the zero point stays what calibration found."""
+
+    zero_point: Tensor
+
+    def __init__(self, scale: Tensor, zero_point: Tensor) -> None:
+        super().__init__(scale)
+        self.register_buffer("zero_point", zero_point.detach().clone())
+
+    def qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point as they are."""
+        return self.scale.detach(), self.zero_point
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x rounded and back, with gradients to it and to the scale."""
+        return fake_quantize_activations(x, self.scale, self.zero_point)
