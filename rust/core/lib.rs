@@ -22,6 +22,8 @@ mod bitpack;
 mod buffer;
 mod conv;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod dequantize;
 pub mod elementwise;
 mod epilogue;
