@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
-from ._backends import cpu, reference
+from ._backends import cpu, cuda, reference
 from ._backends.elsewhere import on_any_device, only_on_cpu
 
 _WEIGHT = "Tensor codes, Tensor scale, Tensor? zero_point"
@@ -16,11 +16,13 @@ _SCHEME = "int kind, int group_size, bool symmetric, str optimizer"
 _library = Library("rquant", "DEF")
 
 
-def define(name: str, schema: str, shape, *, on_cpu=None, elsewhere=None) -> None:  # type: ignore[no-untyped-def]
-    """One op: `shape` is its fake, `on_cpu` its CPU kernel, `elsewhere` that of any other device."""
+def define(name: str, schema: str, shape, *, on_cpu=None, on_cuda=None, elsewhere=None) -> None:  # type: ignore[no-untyped-def]
+    """One op: `shape` is its fake, `on_cpu` and `on_cuda` its kernels there, `elsewhere` that of any other device."""
     _library.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
     if on_cpu is not None:
         _library.impl(name, on_cpu, "CPU")
+    if on_cuda is not None:
+        _library.impl(name, on_cuda, "CUDA")
     if elsewhere is not None:
         kernel = elsewhere if elsewhere is only_on_cpu else on_any_device(elsewhere)
         _library.impl(name, kernel, "CompositeExplicitAutograd")
@@ -54,6 +56,7 @@ define(
     "Tensor? scale_of_x=None) -> Tensor",
     lambda x, codes, *_: x.new_empty((*x.shape[:-1], codes.shape[0])),
     on_cpu=cpu.linear_canonical,
+    on_cuda=cuda.linear_canonical,
     elsewhere=reference.linear_canonical,
 )
 define(
@@ -124,6 +127,7 @@ define(
     f"({_WEIGHT}, int cols, int kind, int group_size, ScalarType dtype) -> Tensor",
     lambda codes, scale, zero, cols, kind, group, dtype: codes.new_empty((codes.shape[0], cols), dtype=dtype),
     on_cpu=cpu.dequantize_canonical,
+    on_cuda=cuda.dequantize_canonical,
     elsewhere=reference.dequantize_canonical,
 )
 define(
@@ -145,6 +149,7 @@ define(
     "(Tensor x) -> (Tensor, Tensor)",
     lambda x: (x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x.shape[:-1], dtype=torch.float32)),
     on_cpu=cpu.quantize_rows,
+    on_cuda=cuda.quantize_rows,
     elsewhere=reference.quantize_rows,
 )
 

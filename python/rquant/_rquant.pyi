@@ -10,6 +10,8 @@ Every function raises ValueError, with the argument, what was expected and what 
 """
 
 from typing import Final, final
+from os import PathLike
+from typing import Final
 
 __version__: Final[str]
 
@@ -406,3 +408,83 @@ class Histogram:
         """That of a range."""
     def kl_divergence(self, lo: float, hi: float, qmax: int, symmetric: bool) -> float:
         """That of a range, in nats."""
+_CudaWeight = tuple[int, int, int, int, int, int, int, int, int]
+"""`codes, n, k, bits, group_size, scale, scale_dtype, zero_point, zp_kind`: a canonical weight of 8, 4 or 2 bits on a GPU.
+
+Addresses are of the device's memory, `codes` at a multiple of 16. Functions with a `stream` launch on it (a handle, 0 for the
+default one) and return at once; a first call may compile for seconds. They raise ValueError for arguments that do not fit
+and RuntimeError for what CUDA says: no driver, no NVRTC, a source that does not compile (with its log), a kernel that is
+not loaded yet while the stream records a graph.
+"""
+
+def cuda_driver_present() -> bool:
+    """Whether libcuda can be opened. The functions with an `ordinal` raise RuntimeError without it."""
+
+def cuda_configure(nvrtc: str | PathLike[str] | None, major: int, cache: str | PathLike[str] | None) -> None:
+    """Path of NVRTC, the major of CUDA that it is of, and the folder of compiled modules (None: in memory only)."""
+
+def cuda_device(ordinal: int) -> tuple[str, int]:
+    """Architecture, as NVRTC names it, and multiprocessors."""
+
+def cuda_dequantize(ordinal: int, stream: int, w: _CudaWeight, out: int, out_dtype: int) -> None:
+    """`S * (q - Z)` into `out` `[n, k]`, at a multiple of 16."""
+
+def cuda_quantize_rows(
+    ordinal: int,
+    stream: int,
+    x: int,
+    x_dtype: int,
+    m: int,
+    k: int,
+    given: int,
+    given_len: int,
+    codes: int,
+    scale: int,
+) -> None:
+    """int8 `codes` of x `[m, k]`, one float32 `scale` a row; under `given` float32 scales, 1 or `m`, if that is not 0."""
+
+def cuda_bitpack(
+    ordinal: int, stream: int, pack: bool, from_: int, to: int, n: int, k: int, bits: int
+) -> None:
+    """int8 codes `[n, k]` to canonical bytes, or back."""
+
+def cuda_linear(
+    ordinal: int,
+    stream: int,
+    x: int,
+    x_dtype: int,
+    m: int,
+    w: _CudaWeight,
+    bias: int,
+    bias_dtype: int,
+    out: int,
+) -> None:
+    """`out[m, n] = x[m, k] @ W.T + bias` of float16 or bfloat16 x, at a multiple of 16, in its dtype; `bias` may be 0.
+
+    Group sizes: multiples of 32, or one group a row.
+    """
+
+def cuda_linear_int8(
+    ordinal: int,
+    stream: int,
+    x: int,
+    row_scale: int,
+    m: int,
+    w: _CudaWeight,
+    bias: int,
+    bias_dtype: int,
+    out: int,
+    out_dtype: int,
+) -> None:
+    """The same of int8 x under float32 scales of its rows, by exact int32."""
+
+def cuda_modules() -> list[tuple[str, str, list[str], list[str], bool]]:
+    """Of each variant of a source: name, file, options, kernels, whether it needs compute capability 8.0."""
+
+def cuda_compile(nvrtc: str | PathLike[str], name: str, arch: str) -> tuple[bytes, str]:
+    """A module's machine code and the assembler's report, with registers and spills of each kernel. Needs no GPU."""
+
+def cuda_precompile(
+    nvrtc: str | PathLike[str], name: str, arch: str, folder: str | PathLike[str]
+) -> PathLike[str]:
+    """Compile a module into `folder`, unless it is there; its file. Needs no GPU."""

@@ -1,6 +1,5 @@
 """`backend_info`: what a bug report needs."""
 
-import ctypes.util
 import os
 import platform
 import sys
@@ -8,16 +7,18 @@ from typing import Any
 
 from . import _rquant
 from ._threads import get_num_threads
+from .cuda import compiler
 from .qtypes import INTEGERS
 
 
 def backend_info() -> dict[str, Any]:
     """Versions, instruction set (named as in RQUANT_ISA), kernel of each weight type, threads, torch, CUDA, NVRTC.
 
-    torch, CUDA: None where torch has not been imported, or has no device.
+    torch, CUDA: None where torch has not been imported, or has no device. NVRTC: the path that CUDA kernels are compiled by.
     """
     torch: Any = sys.modules.get("torch")
     cuda = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
+    nvrtc = compiler.find_nvrtc()
     return {
         "rquant": _rquant.__version__,
         "isa": _rquant.isa(),
@@ -27,7 +28,10 @@ def backend_info() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "torch": torch and str(torch.__version__),
         "cuda": cuda,
-        "nvrtc": ctypes.util.find_library("nvrtc"),
+        "cuda driver": _rquant.cuda_driver_present(),
+        "cuda architecture": _rquant.cuda_device(torch.cuda.current_device())[0] if cuda else None,
+        "cuda kernels": str(compiler.cache_folder()),
+        "nvrtc": nvrtc and str(nvrtc[0]),
         "python": platform.python_version(),
         "platform": platform.platform(),
     }

@@ -31,6 +31,13 @@ def on_any_device(reference: Callable[..., Any]) -> Callable[..., Any]:
     return kernel
 
 
+def check_devices(first: Tensor, *others: Any) -> None:
+    """Raise ValueError unless the tensors among `others` are on the device of `first`."""
+    for other in others:
+        if isinstance(other, Tensor) and other.device != first.device:
+            raise different(other.device, first.device)
+
+
 def only_on_cpu(x: Tensor, panels: Tensor, *_: object) -> Tensor:
     """The kernel of an op on panels for x on another device."""
     raise different(panels.device, x.device)
