@@ -9,9 +9,8 @@ float8 e4m3fn, 52 for e5m2. `groups = ceil(cols / group_size)`; per channel mean
 Every function raises ValueError, with the argument, what was expected and what came, for sizes or codes that do not fit.
 """
 
-from typing import Final, final
 from os import PathLike
-from typing import Final
+from typing import Final, final
 
 __version__: Final[str]
 
@@ -408,6 +407,7 @@ class Histogram:
         """That of a range."""
     def kl_divergence(self, lo: float, hi: float, qmax: int, symmetric: bool) -> float:
         """That of a range, in nats."""
+
 _CudaWeight = tuple[int, int, int, int, int, int, int, int, int]
 """`codes, n, k, bits, group_size, scale, scale_dtype, zero_point, zp_kind`: a canonical weight of 8, 4 or 2 bits on a GPU.
 

@@ -222,7 +222,7 @@ class _Conv(StaticInput, PackedWeight):
                 shape, dtype=dtype if to is None else torch.int8, memory_format=torch.channels_last
             )
             added = None if addend is None else addend[:3]
-            bias = self._parameters["bias"]
+            bias = self.float_bias()
             if _native_launch.product(
                 sizes, codes, x.scale, x.zero, self.panels(), bias, added, lo, hi, qparams, out
             ):

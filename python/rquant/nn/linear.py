@@ -221,7 +221,7 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         self, x: Codes, addend: Codes | None, lo: float, hi: float, to: Place | None, dtype: torch.dtype
     ) -> Tensor:
         """See `flow.place.StaticLayer`."""
-        panels, bias, n = self.panels(), self._parameters["bias"], self.out_features
+        panels, bias, n = self.panels(), self.float_bias(), self.out_features
         codes, qparams = x.codes.contiguous(), None if to is None else to.qparams
         if addend is None and _native_launch.possible(codes):
             *rows, k = codes.shape
@@ -233,9 +233,6 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
                 return out
         rest = epilogue(addend, lo, hi, to, dtype)
         return _static_ops.linear_static(codes, x.scale, x.zero, panels, bias, n, *rest)  # type: ignore[no-any-return]
-        return _static_ops.linear_static(
-            x.codes.contiguous(), x.scale, x.zero, self.panels(), self.float_bias(), self.out_features, *rest
-        )  # type: ignore[no-any-return]
 
     def float_product(self, x: Tensor) -> Tensor:
         """See `flow.place.StaticLayer`."""
