@@ -228,3 +228,28 @@ def test_half_precision(dtype):
         model(images(1)[0].to(dtype))
     assert model.first.input_scale.dtype == torch.float32
     assert model(images(1)[0].to(dtype)).dtype == dtype
+
+
+def test_a_norm_that_quantized_layers_read_gives_them_codes():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.up, self.last = nn.LayerNorm(16), nn.Linear(16, 16), nn.LayerNorm(16)
+
+        def forward(self, x):
+            return self.last(x + self.up(self.norm(x)))
+
+    torch.manual_seed(0)
+    plain, x = Block().eval(), torch.randn(4, 5, 16)
+    model = copy.deepcopy(plain)
+    rquant.quantize(model, activations="int8")
+    with rquant.Calibration() as calibration:
+        model(x)
+    assert (model.norm.flow, model.up.flow, model.last.flow) == (True, False, None)
+    assert calibration.unseen == []
+    torch.testing.assert_close(model(x), plain(x), rtol=0.05, atol=0.05)
+    fresh = copy.deepcopy(plain)
+    rquant.quantize(fresh, activations="int8")
+    calibration.apply(fresh, "moving_average")
+    assert fresh.norm.flow
+    assert torch.equal(fresh(x), model(x))
