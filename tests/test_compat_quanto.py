@@ -255,16 +255,26 @@ def test_quantize_module():
     assert quanto.quantize_module(nn.ReLU(), weights=qint8) is None
 
 
-def test_calibration_changes_nothing_and_says_when_it_saw_nothing(digits):
+def test_calibration_makes_scales_static_and_says_when_it_saw_nothing(digits, capsys):
     model, ((data, _), *_) = digits
-    with pytest.warns(UserWarning, match="Calibration: no quantized layer ran"), Calibration():
+    with pytest.warns(UserWarning, match="Calibration: no layer with int8 activations ran"), Calibration():
         model(data)
+    weights_only = copy.deepcopy(model)
+    quantize(weights_only, qint8)
+    with Calibration():  # has nothing to do, as its users know
+        weights_only(data)
+    want = weights_only(data)
     quantize(model, qint8, qint8)
-    want = model(data)
     with Calibration(momentum=0.0, streamline=False, debug=True) as calibration:
         model(data * 100)
+        model(data)
+    assert "body.0.input" in capsys.readouterr().out
     assert calibration.momentum == 0.0
-    assert torch.equal(model(data), want)
+    first = model.body[0]
+    largest = (data + model.shift).abs().max()
+    assert first.input_scale.item() == pytest.approx((largest / 127).item())
+    assert first.input_zero_point.item() == 0
+    assert torch.cosine_similarity(model(data).flatten(), want.flatten(), 0) > 0.999
     with pytest.raises(KeyError), Calibration():
         raise KeyError
     assert not torch.nn.modules.module._global_forward_hooks

@@ -158,6 +158,7 @@ PYTHON = {
     },
     "compat": {
         "_native",
+        "calibration",
         "fuse",
         "integrations",
         "model",

@@ -49,6 +49,23 @@ def test_pain_07_activations_are_good_without_calibration(loudness):
     assert cosine(model(x * loudness), want) > 0.999
 
 
+def test_pain_07_a_choice_of_calibration():
+    """One far outlier among the samples, for which the least squared error would pay: others leave it out."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64)).eval()
+    samples, x = torch.randn(512, 64), torch.randn(32, 64)
+    samples[7, 7] = 300.0
+    want = model(x)
+    rquant.quantize(model, "int8", "int8")
+    calibration = rquant.calibrate(model, [samples], "minmax", samples=512)
+    rquant.freeze(model)
+    whole = cosine(model(x), want)
+    calibration.apply(model, "entropy")
+    assert 1 - cosine(model(x), want) < 0.5 * (1 - whole)
+    calibration.apply(model, "percentile", percentile=99.9)
+    assert cosine(model(x), want) > 0.995
+
+
 def test_pain_09_embeddings_conv1d_attention_and_recurrent_layers_are_quantized():
     """GPT-2 is HF Conv1D and embeddings but for its head."""
     transformers = pytest.importorskip("transformers")

@@ -185,3 +185,19 @@ def test_pain_23_every_float_is_read_as_it_is(dtype, activations):
     want = layer(x.to(dtype).float())
     tolerance = 2 * torch.finfo(dtype).eps * want.abs().max().item()
     torch.testing.assert_close(got.float(), want, rtol=0, atol=tolerance)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pain_24_observers_are_native():
+    from torch.ao.quantization.observer import HistogramObserver
+
+    def seconds(work, *args):
+        start = time.perf_counter()
+        work(*args)
+        return time.perf_counter() - start
+
+    x = torch.randn(1 << 20)
+    ours, torchs = rquant.observers.MSE(), HistogramObserver()
+    times = [(seconds(ours.update, x), seconds(torchs, x)) for _ in range(6)]
+    assert min(t for t, _ in times[1:]) < min(t for _, t in times[1:])
+    assert min(seconds(ours.range) for _ in range(3)) < 0.2

@@ -54,11 +54,12 @@ class Calibration(Recorder):
         self.statistics = Statistics(method, momentum, percentile, symmetric, overrides)
         self.layers: dict[str, Any] = {}
         """By name: those that ran."""
-        self._names: dict[nn.Module, str] = {}
+        self.names: dict[nn.Module, str] = {}
+        """Of all modules of what was called."""
         self._taken: set[str] = set()
         if model is not None:
             self._name(model)
-            if not any(map(_may_be_calibrated, self._names)):
+            if not any(map(_may_be_calibrated, self.names)):
                 raise ValueError(
                     "model: expected layers with int8 activations, got none; "
                     "rquant.quantize(model, activations='int8') comes first"
@@ -67,11 +68,11 @@ class Calibration(Recorder):
     def _name(self, root: nn.Module) -> None:
         """Names of what is new in `root`; one that another module has already gets a number."""
         for name, module in root.named_modules():
-            if module not in self._names:
+            if module not in self.names:
                 unique, number = name, 2
                 while unique in self._taken:
                     unique, number = f"{name}#{number}", number + 1
-                self._names[module] = unique
+                self.names[module] = unique
                 self._taken.add(unique)
 
     def __enter__(self) -> "Calibration":
@@ -79,7 +80,7 @@ class Calibration(Recorder):
         self._recording.__enter__()
         # modules are entered from the outside in: an unknown one is outermost
         self._handle = register_module_forward_pre_hook(
-            lambda module, args: None if module in self._names else self._name(module)
+            lambda module, args: None if module in self.names else self._name(module)
         )
         return self
 
@@ -91,10 +92,12 @@ class Calibration(Recorder):
         if kind is not None:
             return
         if not self.layers:
-            warnings.warn(
-                "Calibration: no layer with int8 activations ran inside; rquant.quantize(model, activations='int8') comes first",
-                stacklevel=2,
-            )
+            if self.must_find_layers():
+                warnings.warn(
+                    "Calibration: no layer with int8 activations ran inside; "
+                    "rquant.quantize(model, activations='int8') comes first",
+                    stacklevel=2,
+                )
             return
         for layer in self.flowing:  # of an `Unpacked` one the input is not rounded, and was not seen
             self._known(layer)
@@ -103,6 +106,14 @@ class Calibration(Recorder):
             self.statistics.passages[name] = Passage(flows, self.kept.get(layer))
         self.statistics.choice.check(self.layers)
         self._assign()
+        self.done()
+
+    def must_find_layers(self) -> bool:
+        """Whether to warn where there was nothing to calibrate; for subclasses."""
+        return True
+
+    def done(self) -> None:
+        """Called when scales are set; for subclasses."""
 
     def _assign(self) -> None:
         self.statistics.assign(self.layers, self.statistics.ranges(), self.statistics.symmetric)
@@ -117,9 +128,9 @@ class Calibration(Recorder):
 
     def _known(self, layer: Any) -> str:
         """The name of a layer that ran."""
-        if layer not in self._names:
+        if layer not in self.names:
             self._name(layer)
-        name = self._names[layer]
+        name = self.names[layer]
         self.layers[name] = layer
         return name
 
@@ -132,7 +143,7 @@ class Calibration(Recorder):
         """Names of the layers with int8 activations that no sample has reached: they stay dynamic."""
         return [
             name
-            for module, name in self._names.items()
+            for module, name in self.names.items()
             if _may_be_calibrated(module) and name not in self.layers
         ]
 

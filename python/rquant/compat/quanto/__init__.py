@@ -4,7 +4,7 @@ Quantize, calibrate, train, freeze, save and requantize run as written for quant
 
 - A name in `include` or `exclude` that matches nothing is an error; so is `requantize` with a tensor missing.
 - int4 and int2 have groups of 64 and 32 along the input, whatever its size.
-- Activations get a scale for each token when they arrive, so that `Calibration` has nothing to record.
+- Activations get a scale for each token when they arrive, until `Calibration` gives each layer's input one that stays.
 - `QLinear` is `rquant.Linear`; `quantize_module(linear, ...)` is what `QLinear.from_module` was.
 - A model returns plain float tensors, or, where gradients are on, ones with a `dequantize()` that they pass. A compiled
   model's are plain: leave `.dequantize()` out there.
