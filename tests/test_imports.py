@@ -163,6 +163,7 @@ PYTHON = {
         "integrations",
         "model",
         "nn",
+        "observers",
         "optimize",
         "qat",
         "qtypes",

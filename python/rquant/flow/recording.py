@@ -52,12 +52,14 @@ class Recorder:
         self.output(layer, value.detach())
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Record all that runs inside; raises RuntimeError if another recorder does."""
+    def recording(self, depth: int = 0) -> Iterator[None]:
+        """Record all that runs inside; raises RuntimeError if another recorder does.
+
+        `depth`: calls of modules that are under way already, and end inside.
+        """
         global _current
         if _current is not None:
             raise RuntimeError("recording: expected no other calibration under way, got one inside another")
-        depth = 0
 
         def enter(module: nn.Module, args: Any) -> None:
             nonlocal depth
