@@ -11,6 +11,7 @@ from .observers import (
     PlaceholderObserver,
 )
 from .prepare import convert, convert_fx, prepare, prepare_fx
+from .qat import disable_observer, enable_observer, freeze_bn_stats, prepare_qat, prepare_qat_fx
 from .qconfig import (
     QConfig,
     QConfigMapping,
@@ -42,6 +43,9 @@ __all__ = [
     "default_dynamic_qconfig",
     "default_qat_qconfig",
     "default_qconfig",
+    "disable_observer",
+    "enable_observer",
+    "freeze_bn_stats",
     "fuse_modules",
     "fuse_modules_qat",
     "get_default_qat_qconfig",
@@ -50,6 +54,8 @@ __all__ = [
     "get_default_qconfig_mapping",
     "prepare",
     "prepare_fx",
+    "prepare_qat",
+    "prepare_qat_fx",
     "quantize_dynamic",
     "quantize_per_channel",
     "quantize_per_tensor",

@@ -15,7 +15,7 @@ from ...nn.placing import place
 from .fusion import QuantStub
 from .qconfig import Plan, QConfigMapping, plans_of, put_qconfigs
 
-_PREPARED = "rquant_prepared"
+PREPARED = "rquant_prepared"
 
 
 class Preparation:
@@ -94,13 +94,13 @@ def prepare(
         if given is not None:
             raise ValueError(f"{argument}: expected None (see rquant.register_module), got {given!r}")
     model = model if inplace else copy.deepcopy(model)
-    model.__dict__[_PREPARED] = Preparation(model, quantized_plans(model))
+    model.__dict__[PREPARED] = Preparation(model, quantized_plans(model))
     return model
 
 
 def quantized_plans(model: nn.Module) -> dict[str, Plan]:
     """The plans of the model's QConfigs, its layers quantized by them."""
-    if _PREPARED in model.__dict__:
+    if PREPARED in model.__dict__:
         raise ValueError("model: expected a float one, got one that is prepared")
     plans = plans_of(model)
     if all(plan.method is None for plan in plans.values()):
@@ -135,12 +135,12 @@ def convert(
     ):
         if given is not None:
             raise ValueError(f"{argument}: expected nothing (see rquant.register_module), got {given!r}")
-    if _PREPARED not in module.__dict__:
+    if PREPARED not in module.__dict__:
         raise ValueError("module: expected a model that `prepare` returned, got another")
-    if not module.__dict__[_PREPARED].ran:
+    if not module.__dict__[PREPARED].ran:
         raise ValueError("module: expected a prepared model that was called on samples, got one that was not")
     model = module if inplace else copy.deepcopy(module)
-    model.__dict__.pop(_PREPARED).end()
+    model.__dict__.pop(PREPARED).end()
     for name, child in list(model.named_modules(remove_duplicate=False)):
         if remove_qconfig and "qconfig" in child.__dict__:
             del child.qconfig
