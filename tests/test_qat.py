@@ -1,6 +1,7 @@
 """Training with the rounding in place: what is trained is what is deployed, to the last bit."""
 
 import copy
+import json
 import math
 import pickle
 
@@ -292,6 +293,23 @@ def test_copies_pickles_and_state_dicts_train_on(x):
     model.half()
     assert model.first.weight_range.log_scale.dtype == torch.float32
     assert model(x.half()).dtype == torch.float16
+
+
+def test_saved_and_loaded_into_a_skeleton_that_has_its_batch_norms(x, tmp_path):
+    model = block(x)
+    qat.prepare(model)
+    train(model, x)
+    rquant.freeze(model)
+    want = model(x)
+    rquant.save(model, tmp_path / "m.safetensors")
+    with torch.device("meta"):
+        skeleton, other = Block(), Block()
+    rquant.load(tmp_path / "m.safetensors", skeleton)
+    assert torch.equal(skeleton.eval()(x), want)
+    qmap = json.loads(json.dumps(rquant.quantization_map(model)))
+    rquant.requantize(other, model.state_dict(), qmap)
+    assert torch.equal(other.eval()(x), want)
+    assert isinstance(other.bn1, nn.Identity)
 
 
 def test_tied_weights_share_their_scales():

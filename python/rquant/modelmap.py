@@ -4,12 +4,14 @@
 `rebuild` makes that model of a skeleton, which may be on the meta device.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from ._native import NotFinite, ranges
 from .nn import Container, PackedWeight, Unpacked, storage
@@ -46,7 +48,8 @@ def frozen_layers(model: nn.Module) -> dict[str, PackedWeight]:
 
 
 def describe(model: nn.Module) -> Config:
-    """`modules` (name -> class; unless a container also options, of one weight scheme and dtype) and `ties` (names of one tensor, the stored one first)."""
+    """`modules` (name -> class; unless a container also options, of one weight scheme and dtype), `ties` (names of one tensor,
+    the stored one first) and, if there are any, `identities` (modules that do nothing: a folded BatchNorm was there, perhaps)."""
     modules: Config = {}
     same: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -72,7 +75,11 @@ def describe(model: nn.Module) -> Config:
         same.setdefault(id(next(iter(layer.held.values()))), []).append(join(name, "weight"))
     for name, tensor, _ in named_tensors(model):
         same.setdefault(id(tensor), []).append(name)
-    return {"modules": modules, "ties": [names for names in same.values() if len(names) > 1]}
+    described: Config = {"modules": modules, "ties": [names for names in same.values() if len(names) > 1]}
+    everything = model.named_modules(remove_duplicate=False)
+    if identities := [name for name, module in everything if type(module) is nn.Identity]:
+        described["identities"] = identities
+    return described
 
 
 @dataclass
@@ -115,6 +122,7 @@ def rebuild(model: nn.Module, config: Config, source: Source) -> None:
     Raises ValueError that names the first tensor or module that does not fit; the model is then half changed.
     """
     first = {name: names[0] for names in config["ties"] for name in names}
+    _fold(model, config.get("identities", ()), source)
     replace_modules(model, config, first, source)
     slots = [slot for slot in named_tensors(model) if slot[0] not in config.get("own", ())]
     layers = frozen_layers(model)
@@ -145,6 +153,19 @@ def rebuild(model: nn.Module, config: Config, source: Source) -> None:
         if origin not in held:
             held[origin] = read_packed(origin, layer, source)
         layer.hold(*held[origin])
+
+
+def _fold(model: nn.Module, identities: Iterable[str], source: Source) -> None:
+    """Where the described model's BatchNorms were folded, take the skeleton's out and give their layers a bias."""
+    found = dict(model.named_modules(remove_duplicate=False))
+    folded = [name for name in identities if isinstance(found.get(name), _BatchNorm)]
+    for name in folded:
+        place(model, name, nn.Identity())
+    for name, shape in source.shapes.items() if folded else ():
+        layer = found.get(name.removesuffix(".bias")) if name.endswith(".bias") else None
+        if isinstance(layer, nn.Linear | _ConvNd) and layer._parameters.get("bias", layer) is None:
+            like: Tensor = layer._parameters["weight"]  # type: ignore[assignment]
+            layer._parameters["bias"] = nn.Parameter(like.new_empty(shape, device="meta"), like.requires_grad)
 
 
 def read_packed(name: str, layer: PackedWeight, source: Source) -> tuple[storage.Held, Tensor]:
