@@ -247,6 +247,26 @@ def test_batch_norm_trains_inside_its_layer(x):
     assert not torch.equal(inner.norm.running_mean, kept)
 
 
+def test_batch_norm_of_a_linear_layer():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5))
+    x = torch.randn(32, 6)
+    with torch.no_grad():
+        model(3 * x + 1)
+    want = model.eval()(x)
+    rquant.quantize(model, "int8", activations="int8")
+    qat.fold_bn(model, x)
+    assert functional.cosine_similarity(model(x), want).min() > 0.99
+    with rquant.Calibration():
+        model(x)
+    assert functional.cosine_similarity(model(x), want).min() > 0.99
+    train(model, x)
+    with torch.no_grad():
+        want = model(x)
+        rquant.freeze(model)
+        assert torch.equal(model(x), want)
+
+
 def test_a_channel_whose_gamma_is_nought(x):
     torch.manual_seed(0)
     model = Block()
