@@ -23,7 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 import rquant
-from rquant import fuse, qat
+from rquant import qat
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from zoo import digits
@@ -35,7 +35,7 @@ FLOAT_EPOCHS, QAT_EPOCHS = 20, 10
 
 def dynamic(net: nn.Module, weights: str) -> nn.Module:
     """BatchNorm folded, nothing calibrated."""
-    fuse.fold_bn(net, digits.pictures()[0][:8])
+    rquant.fold_bn(net, digits.pictures()[0][:8])
     rquant.quantize(net, weights, activations="int8")
     return net
 
@@ -49,7 +49,7 @@ def calibrate(net: nn.Module, method: str) -> None:
 
 def static(net: nn.Module, weights: str, method: str = "mse", optimizer: str = "minmax") -> nn.Module:
     """BatchNorm folded, activations calibrated."""
-    fuse.fold_bn(net, digits.pictures()[0][:8])
+    rquant.fold_bn(net, digits.pictures()[0][:8])
     rquant.quantize(net, weights, activations="int8", optimizer=optimizer)
     calibrate(net, method)
     return net

@@ -213,9 +213,14 @@ def test_observers_follow_the_batches_until_frozen(x):
     qat.freeze_observers(model)
     model.train()(x * 9)
     assert place.scale.item() == pytest.approx((hi - lo) / 254, rel=1e-5)
+    other = block(x)
+    qat.prepare(other, activations="observed", observer=lambda: rquant.observers.MovingAverage(0.75))
+    other.load_state_dict(model.state_dict())  # whose observers go on from there
     qat.freeze_observers(model, False)
     model(x * 9)
+    other.train()(x * 9)
     assert place.scale.item() > 1.2 * (hi - lo) / 254
+    assert other.first.input_range.scale.item() == pytest.approx(place.scale.item(), rel=1e-2)
 
 
 def test_batch_norm_trains_inside_its_layer(x):
@@ -393,6 +398,16 @@ def test_distillation_refuses(change, words):
     arguments = {"logits": torch.zeros(2, 3), "teacher_logits": torch.zeros(2, 3)} | change
     with pytest.raises(ValueError, match=words):
         qat.distillation_loss(**arguments)
+
+
+def test_prepared_anew_it_goes_on_from_where_it_is(x):
+    model = block(x)
+    qat.prepare(model)
+    train(model, x)
+    want = model(x)
+    assert len(qat.prepare(model, activations="observed")) == 3
+    assert isinstance(model.first.input_range, qat.ObservedRange)
+    assert torch.equal(model(x), want)
 
 
 def test_prepare_refuses(x):

@@ -98,16 +98,18 @@ class StaticInput(nn.Module):
         pair = self.qparams(name)
         return value if pair is None else fake_quantize_activations(value, *pair)
 
-    def settle(self) -> None:
-        """As `PackedWeight.settle`; scales that were trained become the buffers."""
+    def settle_ranges(self) -> None:
+        """Scales that were trained become the buffers."""
         for name in NAMES:
             if (trained := self._modules.pop(f"{name}_range", None)) is not None:
                 scale, zero = trained.qparams()  # type: ignore[operator]
-                self._buffers[f"{name}_scale"], self._buffers[f"{name}_zero_point"] = (
-                    scale.clone(),
-                    zero.clone(),
-                )
+                self._buffers[f"{name}_scale"] = scale.clone()
+                self._buffers[f"{name}_zero_point"] = zero.clone()
         self.__dict__.pop("_keys", None)
+
+    def settle(self) -> None:
+        """As `PackedWeight.settle`, and `settle_ranges`."""
+        self.settle_ranges()
         if hasattr(super(), "settle"):
             super().settle()
 

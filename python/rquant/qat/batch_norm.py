@@ -72,7 +72,7 @@ def fold_bn(model: nn.Module, *args: Any, **kwargs: Any) -> list[FoldRow]:
     """Move each BatchNorm that can be into the quantized layer before it, in place, to train there; `args` and `kwargs` are
     sample inputs of the model.
 
-    As `rquant.fuse.fold_bn`, which is for models that train no more: one run in eval mode shows which layer's output each
+    As `rquant.fold_bn`, which is for models that train no more: one run in eval mode shows which layer's output each
     BatchNorm gets, and an `nn.Identity` takes its place. The parameters and statistics stay the same tensors, now at the
     layer's `batch_norm.norm`. Call it after `rquant.quantize` and before `Calibration`: what a BatchNorm still computes in
     float keeps int8 from flowing. `rquant.freeze` folds for good.

@@ -77,8 +77,8 @@ def _learn_weights(layers: list[PackedWeight], per_tensor: bool, start: str | Op
 
 
 def _add_ranges(layer: StaticInput, activations: str, observer: Callable[[], Observer]) -> None:
+    layer.settle_ranges()  # of an earlier call
     for name in layer.calibrated or ():
-        layer._modules.pop(f"{name}_range", None)
         scale, zero = layer.qparams(name)  # type: ignore[misc]
         if activations == "learned":
             layer.add_module(f"{name}_range", LearnedRange(scale, zero))

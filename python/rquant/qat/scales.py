@@ -79,17 +79,17 @@ class LearnedWeightScale(LearnedScale):
     zero_point: Tensor | None
 
     def __init__(self, weight: Tensor, scheme: Scheme, per_tensor: bool, start: str | Optimizer) -> None:
-        n, k = weight.shape
+        (n, k), device = weight.shape, weight.device
         weight = weight.detach().float().cpu().contiguous()
         scheme = replace(scheme, optimizer=start, zero_point_dtype=self.zero_point_dtype)
         if per_tensor:
             q = optimize.choose(weight.reshape(1, -1), replace(scheme, group_size=PER_CHANNEL))
         else:
             q = optimize.choose(weight, scheme)
-        super().__init__(q.scale)
+        super().__init__(q.scale.to(device))
         self.groups, self.per_channel = (n, scheme.groups(k)), scheme.per_channel
         zero = None if q.zero_point is None else q.zero_point.expand(self.groups).contiguous()
-        self.register_buffer("zero_point", zero)
+        self.register_buffer("zero_point", None if zero is None else zero.to(device))
 
     def stored(self) -> Tensor:
         """The scales `[n, groups]` as a file has them: float16 of groups, unless one is beyond its normal range."""
