@@ -55,13 +55,13 @@ def static(net: nn.Module, weights: str, method: str = "mse", optimizer: str = "
     return net
 
 
-def trained(net: nn.Module, weights: str, seed: int, distill: bool = False) -> nn.Module:
-    """BatchNorm and scales learn on, with the rounding in place."""
+def trained(net: nn.Module, weights: str, seed: int, distill: bool = False, learn: bool = True) -> nn.Module:
+    """Trained on with the rounding in place; scales learn too, or are chosen anew by min-max and moving averages."""
     teacher = copy.deepcopy(net)
     rquant.quantize(net, weights, activations="int8")
     qat.fold_bn(net, digits.pictures()[0][:8])
     calibrate(net, "mse")
-    qat.prepare(net)
+    qat.prepare(net) if learn else qat.prepare(net, weights="rounded", activations="observed")
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -84,6 +84,8 @@ for bits in ("int4", "int2"):
     ARMS[f"{bits} static, weights by mse"] = lambda net, seed, bits=bits: static(net, bits, optimizer="mse")
 for bits in ("int8", "int4", "int2"):
     ARMS[f"{bits} QAT"] = lambda net, seed, bits=bits: trained(net, bits, seed)
+for bits in ("int4", "int2"):
+    ARMS[f"{bits} QAT, scales observed"] = lambda net, seed, bits=bits: trained(net, bits, seed, learn=False)
 ARMS["int2 QAT, distilled"] = lambda net, seed: trained(net, "int2", seed, distill=True)
 
 
