@@ -253,3 +253,20 @@ def test_a_norm_that_quantized_layers_read_gives_them_codes():
     calibration.apply(fresh, "moving_average")
     assert fresh.norm.flow
     assert torch.equal(fresh(x), model(x))
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch 2.6 or later")
+@pytest.mark.filterwarnings("ignore:Using `torch.compile:UserWarning")
+def test_a_compiled_model_runs_eagerly_inside():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), torch.randn(4, 8)
+    rquant.quantize(model, activations="int8")
+    rquant.freeze(model)
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        dynamic = compiled(x)
+        with rquant.Calibration() as calibration:
+            compiled(x)
+        assert list(calibration.layers) == ["0", "2"]
+        assert not torch.equal(compiled(x), dynamic)
+        assert torch.equal(compiled(x), model(x))

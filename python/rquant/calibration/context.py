@@ -1,9 +1,12 @@
 """`with rquant.Calibration(): model(samples)`."""
 
+import sys
 import warnings
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -67,7 +70,7 @@ class Calibration(Recorder):
 
     def _name(self, root: nn.Module) -> None:
         """Names of what is new in `root`; one that another module has already gets a number."""
-        for name, module in root.named_modules():
+        for name, module in getattr(root, "_orig_mod", root).named_modules():  # as torch.compile wraps it
             if module not in self.names:
                 unique, number = name, 2
                 while unique in self._taken:
@@ -76,19 +79,21 @@ class Calibration(Recorder):
                 self._taken.add(unique)
 
     def __enter__(self) -> "Calibration":
-        self._recording = self.recording()
-        self._recording.__enter__()
+        self._stack = ExitStack()
+        self._stack.enter_context(self.recording())
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # torch 2.6
+            self._stack.enter_context(torch.compiler.set_stance("force_eager"))
         # modules are entered from the outside in: an unknown one is outermost
-        self._handle = register_module_forward_pre_hook(
+        hook = register_module_forward_pre_hook(
             lambda module, args: None if module in self.names else self._name(module)
         )
+        self._stack.callback(hook.remove)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._handle.remove()
-        self._recording.__exit__(kind, error, traceback)
+        self._stack.__exit__(kind, error, traceback)
         if kind is not None:
             return
         if not self.layers:
