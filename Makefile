@@ -19,7 +19,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo walkthrough eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream test test-rust test-python test-transformers lint format wheel clean
+.PHONY: help demo walkthrough six-steps eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream test test-rust test-python test-transformers lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
@@ -32,6 +32,9 @@ demo: $(VENV)/.native  ## two real models in int8, int4 and int2: size, speed, q
 walkthrough: $(VENV)/.native  ## absmax, zero-point and LLM.int8() on a language model, told from the start (OUT=folder of its pictures)
 	$(PY) examples/walkthrough.py --out $(OUT)
 	$(PY) examples/gpt2_sizes.py
+
+six-steps: $(VENV)/.native  ## from a float net to a decision: dynamic, observers, calibration, conversion, evaluation, QAT (ARGS="--weights int2")
+	$(PY) examples/six_steps.py $(ARGS)
 
 eval: $(VENV)/.native  ## the demo with perplexity over 20,000 tokens
 	$(PY) examples/demo.py --tokens 20000
