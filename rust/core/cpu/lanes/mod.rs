@@ -21,7 +21,7 @@ use encode::{absmax_bits, absmax_columns, decode, encode, encode_float8, min_max
 use expand::{add_product, expand, expand_step, transpose};
 use half::bf16;
 use norm::{moments, normalize};
-use pool::{average, max_windows, sum_window, sum_windows};
+use pool::{average, average_windows, max_windows, sum_window};
 use ranges::{proximal, range_errors};
 pub(crate) use requantize::Finish;
 use requantize::{dequantize, requantize, values};
@@ -29,7 +29,7 @@ use sums::{add, add_group, finish, fold, sum};
 
 pub(crate) use coder::Coder;
 pub(crate) use codes::{Addition, Decoding};
-pub(crate) use pool::{Window, WindowRow};
+pub(crate) use pool::{Mean, Window, WindowRow};
 
 /// `x + MAGIC` rounds x to an integer, half to even, for |x| < 2^22, and leaves that integer in the low bits.
 const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
@@ -123,7 +123,8 @@ macro_rules! table {
             ($features:literal) => {{
                 #[allow(unused_imports)] // the types below
                 use $crate::{buffer::Rectangle, cpu::lanes::{
-                    Addition, Coder, Decoding, Encoding, Finish, Groups, Levels, PanelZeros, Proximal, TRIED, Window, WindowRow,
+                    Addition, Coder, Decoding, Encoding, Finish, Groups, Levels, Mean, PanelZeros, Proximal, TRIED, Window,
+                    WindowRow,
                 }, qtype::QuantType};
                 #[allow(unused_imports)]
                 use half::bf16;
@@ -169,9 +170,9 @@ table! {
     fake_quantize(x: &[f32], e: Encoding, out: &mut [f32]);
     inside(x: &[f32], e: Encoding, out: &mut [u8]);
     max_windows(x: &[i8], row: WindowRow, most: &mut [i8], out: &mut [u8]);
-    sum_windows(x: &[i8], row: WindowRow, part: &mut [i32], sums: &mut [i32]);
+    average_windows(x: &[i8], row: WindowRow, part: &mut [i32], means: &[Mean], coder: Coder, out: &mut [u8]);
     sum_window(x: &[i8], window: Window, sums: &mut [i32]);
-    average(sums: &[i32], offset: i32, factor: f32, coder: Coder, out: &mut [u8]);
+    average(sums: &[i32], mean: Mean, coder: Coder, out: &mut [u8]);
     moments(x: &[f32]) -> (f64, f64);
     normalize(x: &[f32], mean: f64, inverse: f64, weight: &[f32], bias: &[f32], out: &mut [f32]);
 }

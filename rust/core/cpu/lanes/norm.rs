@@ -19,13 +19,12 @@ fn total(x: &[f32], add: impl Fn(f64, f64) -> f64) -> f64 {
             lanes[i] = add(lanes[i], f64::from(chunk[i]));
         }
     }
-    for (lane, v) in lanes.iter_mut().zip(rest) {
-        *lane = add(*lane, f64::from(*v));
-    }
+    // through memory: what follows takes the lanes one by one, and would have the compiler do so above
+    let mut lanes = std::hint::black_box(lanes);
+    lanes.iter_mut().zip(rest).for_each(|(lane, v)| *lane = add(*lane, f64::from(*v)));
     for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
+        let (low, high) = lanes.split_at_mut(half);
+        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
     }
     lanes[0]
 }

@@ -107,24 +107,63 @@ fn max_block<const B: usize>(x: &[i8], cols: usize, col_step: usize, out: &mut [
     out.iter_mut().zip(most).for_each(|(u, q)| *u = q as u8);
 }
 
-/// The sum of each window and channel, `sums[pixel][channel]`. `part` is room for the sum of each column, as in
-/// [`max_windows`].
+/// `(sum − offset) · factor` of each window and channel as codes, `out[pixel][channel]`. `part` is room for the sum of each
+/// column, as in [`max_windows`].
 #[inline(always)]
-pub(super) fn sum_windows(x: &[i8], row: WindowRow, part: &mut [i32], sums: &mut [i32]) {
-    let len = row.width * row.channels;
+pub(super) fn average_windows(
+    x: &[i8],
+    row: WindowRow,
+    part: &mut [i32],
+    means: &[Mean],
+    coder: Coder,
+    out: &mut [u8],
+) {
+    let (channels, len) = (row.channels, row.width * row.channels);
     let part = &mut part[..len];
-    part.fill(0);
-    for r in 0..row.rows {
+    part.iter_mut().zip(&x[..len]).for_each(|(p, q)| *p = i32::from(*q));
+    for r in 1..row.rows {
         let x = &x[r * row.row_step..][..len];
         part.iter_mut().zip(x).for_each(|(p, q)| *p += i32::from(*q));
     }
-    for (i, sums) in sums.chunks_exact_mut(row.channels).enumerate() {
-        let (start, cols) = row.columns(i);
-        sums.fill(0);
-        for c in 0..cols {
-            let part = &part[(start + c * row.dilation) * row.channels..][..row.channels];
-            sums.iter_mut().zip(part).for_each(|(s, p)| *s += p);
+    by_coder!(coder, code => {
+        for ((i, out), mean) in out.chunks_exact_mut(channels).enumerate().zip(means) {
+            let (start, cols) = row.columns(i);
+            let part = &part[start * channels..];
+            by_block!(channels, at, B => average_block::<B>(&part[at..], cols, channels, *mean, code, &mut out[at..at + B]));
         }
+    });
+}
+
+#[inline(always)]
+fn average_block<const B: usize>(
+    part: &[i32],
+    cols: usize,
+    col_step: usize,
+    mean: Mean,
+    code: impl Fn(f32) -> u8,
+    out: &mut [u8],
+) {
+    let mut sums = [0i32; B];
+    for c in 0..cols {
+        let part = &part[c * col_step..][..B];
+        for i in 0..B {
+            sums[i] += part[i];
+        }
+    }
+    out.iter_mut().zip(sums).for_each(|(u, sum)| *u = code(mean.of(sum)));
+}
+
+/// How a window's sum becomes its mean.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mean {
+    pub offset: i32,
+    pub factor: f32,
+}
+
+impl Mean {
+    #[inline(always)]
+    fn of(self, sum: i32) -> f32 {
+        (sum - self.offset) as f32 * self.factor
     }
 }
 
@@ -156,8 +195,8 @@ fn sum_block<const B: usize>(x: &[i8], window: Window, sums: &mut [i32]) {
     sums.iter_mut().zip(&part).for_each(|(s, p)| *s += i32::from(*p));
 }
 
-/// `(sums − offset) · factor`, encoded.
+/// Sums to the codes of their means.
 #[inline(always)]
-pub(super) fn average(sums: &[i32], offset: i32, factor: f32, coder: Coder, out: &mut [u8]) {
-    by_coder!(coder, code => sums.iter().zip(out).for_each(|(s, u)| *u = code((s - offset) as f32 * factor)));
+pub(super) fn average(sums: &[i32], mean: Mean, coder: Coder, out: &mut [u8]) {
+    by_coder!(coder, code => sums.iter().zip(out).for_each(|(sum, u)| *u = code(mean.of(*sum))));
 }

@@ -3,7 +3,7 @@
 use super::{LEAST, Pool2d, check_image};
 use crate::buffer::Scratch;
 use crate::cpu;
-use crate::cpu::lanes::Window;
+use crate::cpu::lanes::{Mean, Window};
 use crate::elementwise::{PerTensor, UNCLAMPED, pieces, share};
 use crate::error::{Error, Result, area, check_len};
 use crate::executor::Executor;
@@ -59,31 +59,23 @@ pub fn avg_pool(
     let padded = |i: usize, o: usize| pool.kernel[i].min([h, w][i] + 2 * pool.padding[i] - (o * pool.stride[i]));
     let per_row = pool.kernel[0].min(h) * w * c;
     pieces(n * oh, LEAST.div_ceil(per_row), executor, &|rows| {
-        let (mut part, mut sums) = (Scratch::of::<i32>(w * c), Scratch::of::<i32>(ow * c));
+        let (mut part, mut means) = (Scratch::of::<i32>(w * c), Vec::with_capacity(ow));
         for row in rows {
-            let (oy, at) = (row % oh, row * ow * c);
+            let oy = row % oh;
             let (first, windows) = pool.row(oy, shape);
-            let sums = sums.as_mut::<i32>();
-            isa.sum_windows(&x[(row / oh * h + first) * w * c..], windows, part.as_mut(), sums);
-            let inside_and_count = |ox: usize| {
+            means.clear();
+            means.extend((0..ow).map(|ox| {
                 let inside = windows.rows * windows.columns(ox).1;
-                match average {
-                    Average::Padded => (inside, padded(0, oy) * padded(1, ox)),
-                    Average::Inside => (inside, inside),
-                    Average::By(divisor) => (inside, divisor as usize),
-                }
-            };
-            // most windows of a row have as many elements as their neighbours
-            let mut ox = 0;
-            while ox < ow {
-                let (inside, count) = inside_and_count(ox);
-                let end = (ox + 1..ow).find(|ox| inside_and_count(*ox) != (inside, count)).unwrap_or(ow);
-                let (offset, factor) = (decoding.zero * inside as i32, decoding.scale / count as f32);
-                // SAFETY: each row is one task's, and `out` is borrowed for this whole call.
-                let out = unsafe { out.slice(at + ox * c, (end - ox) * c) };
-                isa.average(&sums[ox * c..end * c], offset, factor, coder, out);
-                ox = end;
-            }
+                let count = match average {
+                    Average::Padded => padded(0, oy) * padded(1, ox),
+                    Average::Inside => inside,
+                    Average::By(divisor) => divisor as usize,
+                };
+                Mean { offset: decoding.zero * inside as i32, factor: decoding.scale / count as f32 }
+            }));
+            let x = &x[(row / oh * h + first) * w * c..];
+            // SAFETY: each row is one task's, and `out` is borrowed for this whole call.
+            isa.average_windows(x, windows, part.as_mut(), &means, coder, unsafe { out.slice(row * ow * c, ow * c) });
         }
     });
     Ok(())
@@ -126,9 +118,9 @@ pub fn adaptive_avg_pool(
             let window = Window { rows: bottom - top, row_step: w * c, cols: right - left, col_step: c };
             isa.sum_window(&x[((image * h + top) * w + left) * c..], window, sums);
             let count = window.rows * window.cols;
-            let (offset, factor) = (decoding.zero * count as i32, decoding.scale / count as f32);
+            let mean = Mean { offset: decoding.zero * count as i32, factor: decoding.scale / count as f32 };
             // SAFETY: each output is one task's, and `out` is borrowed for this whole call.
-            isa.average(sums, offset, factor, coder, unsafe { out.slice(at * c, c) });
+            isa.average(sums, mean, coder, unsafe { out.slice(at * c, c) });
         }
     });
     Ok(())
