@@ -123,7 +123,8 @@ class _Conv(StaticInput, PackedWeight):
 
     def forward(self, input: Any, output_size: list[int] | None = None) -> Any:
         """As torch's; a calibrated layer also takes and may give an `Activation`."""
-        integer = self.activations == qint8 and not self.scheme.qtype.is_floating_point
+        int8 = self.activations is not None and self.activations.kind == qint8.kind
+        integer = int8 and not self.scheme.qtype.is_floating_point
         if integer and output_size is None and self.statically():
             return self.receive(self._padded(input))
         x = plain(input)

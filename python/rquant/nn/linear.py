@@ -211,7 +211,9 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         return self.multiply(input, bias)
 
     def _may_be_static(self) -> bool:
-        return self._rounded() == qint8 and self.outliers is None and self.in_features > 0
+        rounded = self._rounded()  # by kind: comparing all of a QType has dynamo compile twice
+        int8 = rounded is not None and rounded.kind == qint8.kind
+        return int8 and self.outliers is None and self.in_features > 0
 
     def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
         """See `flow.place.StaticLayer`."""
