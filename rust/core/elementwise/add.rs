@@ -1,6 +1,7 @@
 //! The sum of two tensors of codes: a residual connection that no product could take along.
 
-use super::{Clamp, PerTensor, pieces, share};
+use super::{Clamp, PerTensor, pieces};
+use crate::buffer::Shared;
 use crate::cpu;
 use crate::cpu::lanes::Addition;
 use crate::error::{Result, check_len};
@@ -29,7 +30,7 @@ pub fn add(
     check_len("out", a.len(), out.len())?;
     let rule = Addition { a: a_params.decoding("a")?, b: b_params.decoding("b")? };
     let coder = out_params.coder(isa, "out", clamp)?;
-    let out = share(out);
+    let out = Shared::bytes(out);
     pieces(a.len(), LEAST, executor, &|range| {
         // SAFETY: the ranges are disjoint, and `out` is borrowed for this whole call.
         let out = unsafe { out.slice(range.start, range.len()) };

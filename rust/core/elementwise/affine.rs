@@ -1,7 +1,7 @@
 //! A factor and an addend a channel: batch normalization that could not be folded into the layer before it.
 
-use super::{Clamp, PerTensor, check_clamp, pieces, share};
-use crate::buffer::Scratch;
+use super::{Clamp, PerTensor, check_clamp, pieces};
+use crate::buffer::{Scratch, Shared};
 use crate::cpu;
 use crate::cpu::Isa;
 use crate::cpu::lanes::Decoding;
@@ -73,7 +73,7 @@ pub fn affine(
         AffineOut::Codes(out_params, out) => {
             check_len("out", x.len(), out.len())?;
             let coder = out_params.coder(isa, "out", clamp)?;
-            let out = share(out);
+            let out = Shared::bytes(out);
             pieces(count, least, executor, &|range| {
                 each(range.start * unit..range.end * unit, &|values, at| {
                     // SAFETY: the ranges are disjoint, and `out` is borrowed for this whole call.

@@ -1,7 +1,8 @@
 //! Tensors side by side, brought to one scale.
 
 use super::lookup::requantization;
-use super::{PerTensor, UNCLAMPED, pieces, share};
+use super::{PerTensor, UNCLAMPED, pieces};
+use crate::buffer::Shared;
 use crate::cpu;
 use crate::error::{Error, Result, area, check_len};
 use crate::executor::Executor;
@@ -46,7 +47,7 @@ pub fn concat(
     if out.is_empty() {
         return Ok(());
     }
-    let out = share(out);
+    let out = Shared::bytes(out);
     pieces(rows, LEAST.div_ceil(width), executor, &|range| {
         let mut first = 0;
         for (part, table) in parts.iter().zip(&tables) {

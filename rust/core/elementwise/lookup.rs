@@ -1,6 +1,7 @@
 //! Any function of a single code, as a table of its 256 values.
 
-use super::{Clamp, PerTensor, pieces, share};
+use super::{Clamp, PerTensor, pieces};
+use crate::buffer::Shared;
 use crate::cpu;
 use crate::cpu::Isa;
 use crate::error::{Error, Result, check_len};
@@ -58,7 +59,7 @@ pub(super) fn requantization(
 
 #[allow(unsafe_code)]
 fn look_up(isa: &Isa, x: &[i8], table: &[u8; 256], out: &mut [i8], executor: &dyn Executor) {
-    let out = share(out);
+    let out = Shared::bytes(out);
     pieces(x.len(), LEAST, executor, &|range| {
         // SAFETY: the ranges are disjoint, and `out` is borrowed for this whole call.
         let out = unsafe { out.rectangle(range.start, range.len(), 1, range.len()) };

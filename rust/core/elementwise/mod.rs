@@ -23,7 +23,6 @@ pub use lookup::{lookup, requantize};
 pub use norm::{Norm, layer_norm, layer_norm_codes};
 pub use pool::{Average, Pool2d, adaptive_avg_pool, avg_pool, max_pool};
 
-use crate::buffer::Shared;
 use crate::cpu::Isa;
 use crate::cpu::lanes::{Coder, Decoding, Encoding};
 use crate::error::{Error, Result};
@@ -78,13 +77,6 @@ impl PerTensor {
 
 fn check_clamp((lo, hi): Clamp) -> Result<()> {
     if lo <= hi { Ok(()) } else { Err(Error::mismatch("lo, hi", "lo <= hi", format!("{lo} and {hi}"))) }
-}
-
-/// Codes as bytes that tasks write in disjoint pieces.
-#[allow(unsafe_code)]
-fn share(codes: &mut [i8]) -> Shared<u8> {
-    // SAFETY: an int8 is a byte.
-    unsafe { Shared::from_raw(codes.as_mut_ptr().cast(), codes.len()) }
 }
 
 /// Call `task` for ranges that make up `0..count`: one a thread, or fewer that no range has less than `least`.

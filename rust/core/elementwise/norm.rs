@@ -1,7 +1,7 @@
 //! Layer normalization (Ba et al. 2016, <https://arxiv.org/abs/1607.06450>) of floats or codes, to codes.
 
-use super::{PerTensor, UNCLAMPED, pieces, share};
-use crate::buffer::Scratch;
+use super::{PerTensor, UNCLAMPED, pieces};
+use crate::buffer::{Scratch, Shared};
 use crate::cpu;
 use crate::cpu::Isa;
 use crate::cpu::lanes::Coder;
@@ -67,7 +67,7 @@ pub fn layer_norm_codes(
     let (isa, decoding) = (rows.isa, params.decoding("x")?);
     rows.run(out, &|row, scratch, normalize| {
         scratch.resize(row.len(), 0.0);
-        isa.affine(&x[row], decoding, 1.0, 0.0, scratch);
+        isa.dequantize(&x[row], decoding.scale, decoding.zero, scratch);
         normalize(scratch);
     });
     Ok(())
@@ -102,7 +102,7 @@ impl<'a> Rows<'a> {
             return;
         }
         let count = out.len() / features;
-        let out = share(out);
+        let out = Shared::bytes(out);
         pieces(count, LEAST.div_ceil(features), self.executor, &|rows| {
             let (mut wide, mut values) = (Vec::new(), Scratch::of::<f32>(features));
             for row in rows {

@@ -1,9 +1,9 @@
 //! The largest code of each window.
 
 use super::{LEAST, Pool2d, check_image};
-use crate::buffer::Scratch;
+use crate::buffer::{Scratch, Shared};
 use crate::cpu;
-use crate::elementwise::{pieces, share};
+use crate::elementwise::pieces;
 use crate::error::{Result, area, check_len};
 use crate::executor::Executor;
 
@@ -21,7 +21,7 @@ pub fn max_pool(x: &[i8], shape: [usize; 4], pool: Pool2d, out: &mut [i8], execu
     if out.is_empty() {
         return Ok(());
     }
-    let out = share(out);
+    let out = Shared::bytes(out);
     let per_row = pool.kernel[0].min(h) * w * c;
     pieces(n * oh, LEAST.div_ceil(per_row), executor, &|rows| {
         let mut most = Scratch::of::<i8>(w * c);

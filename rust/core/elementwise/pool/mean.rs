@@ -1,10 +1,10 @@
 //! The mean of each window, encoded.
 
 use super::{LEAST, Pool2d, check_image};
-use crate::buffer::Scratch;
+use crate::buffer::{Scratch, Shared};
 use crate::cpu;
 use crate::cpu::lanes::{Mean, Window};
-use crate::elementwise::{PerTensor, UNCLAMPED, pieces, share};
+use crate::elementwise::{PerTensor, UNCLAMPED, pieces};
 use crate::error::{Error, Result, area, check_len};
 use crate::executor::Executor;
 
@@ -54,7 +54,7 @@ pub fn avg_pool(
     if out.is_empty() {
         return Ok(());
     }
-    let out = share(out);
+    let out = Shared::bytes(out);
     // elements along one side of output o's window, those of the padding among them
     let padded = |i: usize, o: usize| pool.kernel[i].min([h, w][i] + 2 * pool.padding[i] - (o * pool.stride[i]));
     let per_row = pool.kernel[0].min(h) * w * c;
@@ -107,7 +107,7 @@ pub fn adaptive_avg_pool(
         return Err(Error::mismatch("x", "an image with elements", format!("{h} by {w}")));
     }
     let largest = check_window(h.min(h / oh + 2), w.min(w / ow + 2))?;
-    let out = share(out);
+    let out = Shared::bytes(out);
     pieces(n * oh * ow, LEAST.div_ceil(largest.saturating_mul(c)), executor, &|outputs| {
         let mut sums = Scratch::of::<i32>(c);
         let sums = sums.as_mut::<i32>();
