@@ -3,8 +3,8 @@
 
 mod arguments;
 mod conv;
-mod elementwise;
 mod cuda;
+mod elementwise;
 mod matrix;
 mod observe;
 #[cfg(target_os = "linux")]
@@ -24,14 +24,14 @@ mod _rquant {
     #[pymodule_export]
     use conv::{conv_size, conv_static, dequantize_static, quantize_static};
     #[pymodule_export]
-    use elementwise::{
-        adaptive_avg_pool_static, add_static, affine_static, avg_pool_static, concat_static, fake_quantize_static,
-        layer_norm_static, lookup_static, max_pool_static, pooled_size, requantize_static,
-    };
-    #[pymodule_export]
     use cuda::{
         cuda_bitpack, cuda_compile, cuda_configure, cuda_dequantize, cuda_device, cuda_driver_present, cuda_linear,
         cuda_linear_int8, cuda_modules, cuda_precompile, cuda_quantize_rows,
+    };
+    #[pymodule_export]
+    use elementwise::{
+        adaptive_avg_pool_static, add_static, affine_static, avg_pool_static, concat_static, fake_quantize_static,
+        layer_norm_static, lookup_static, max_pool_static, pooled_size, requantize_static,
     };
     #[pymodule_export]
     use matrix::{
