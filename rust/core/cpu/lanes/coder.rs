@@ -122,9 +122,9 @@ mod tests {
         }
     }
 
-    /// The proof: two significands make a quotient, and the exponents do not matter. A minute.
+    /// The proof: two significands make a quotient, and the exponents do not matter. Minutes.
     #[test]
-    #[ignore = "a minute, and what it shows does not change"]
+    #[ignore = "minutes, and what it shows does not change"]
     fn codes_by_any_reciprocal_are_those_by_division() {
         for isa in detected().filter(|isa| isa.fused) {
             assert_eq!(wrong_codes(isa, 1, 0), 0, "{}", isa.name);
