@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..nn import PackedWeight
+from ..nn import PackedWeight, Unpacked
 from .observe import Observation
 
 Names = Mapping[nn.Module, list[str]]
@@ -62,7 +62,7 @@ class Pairs:
             return "frozen"
         if layer._parameters.get("weight") is None:
             return "its weight is computed (parametrization, pruning)"
-        own = "" if isinstance(layer, PackedWeight) else _own_forward(layer)
+        own = _own_forward(layer)
         hooks = _hooks(layer, "_forward_hooks", "_backward")
         return self._of_calls(layer) or own or ("its hooks see its output" if hooks else "")
 
@@ -81,7 +81,9 @@ class Pairs:
 
 
 def _own_forward(module: nn.Module) -> str:
-    """A subclass of torch's class may compute something else."""
+    """A subclass of torch's class may compute something else; not one of ours."""
+    if isinstance(module, PackedWeight | Unpacked):
+        return ""
     base = next(cls for cls in type(module).__mro__ if cls.__module__.startswith("torch.nn.modules."))
     ours = ("forward" in module.__dict__) or any(
         getattr(type(module), name, None) is not getattr(base, name, None)

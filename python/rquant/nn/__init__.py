@@ -1,6 +1,7 @@
 """Quantized modules."""
 
 from .attention import MultiheadAttention
+from .batch_norm import BatchNorm1d, BatchNorm2d
 from .container import Container
 from .conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from .embedding import Embedding
@@ -19,6 +20,8 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "Container",
     "Conv1d",
     "Conv2d",
