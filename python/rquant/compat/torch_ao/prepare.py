@@ -61,10 +61,6 @@ class _WithinCall(Calibration):
     def recording(self, depth: int = 1) -> Any:
         return super().recording(depth)
 
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        del self._recording, self._handle  # of this call; the rest can be copied
-
 
 def prepare(
     model: nn.Module,
