@@ -18,7 +18,7 @@ SMALL = 100_000
 """Weights of layers below which a model has little to spare, and rounding is better trained for."""
 
 _CALIBRATE = "with rquant.Calibration():\n    for batch in samples:\n        model(batch)"
-_TRAIN = "train(model)  # some epochs more, at a tenth of the learning rate"
+_TRAIN = "rquant.qat.prepare(model)\ntrain(model)  # some epochs more, at a tenth of the learning rate"
 _MODES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "dynamic": ({"weights": "int8", "activations": "int8"}, []),
     "static": ({"weights": "int8", "activations": "int8"}, [_CALIBRATE]),
@@ -76,9 +76,10 @@ def recommend(model: nn.Module, *args: Any, **kwargs: Any) -> Recommendation:
     tree, targets, kept = select(model, None, None, [], Choice.resolve(**(arguments or {"weights": "int8"})))
     report = Report(rows_of(tree, targets, [False] * len(targets), kept))
     said = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    fold = any(isinstance(m, _BatchNorm) for m in model.modules())
-    begin = ["rquant.fold_bn(model, sample)"] if fold else []
-    steps = [*begin, f"rquant.quantize(model, {said})", *between, "rquant.freeze(model)"] if arguments else []
+    steps = [f"rquant.quantize(model, {said})", *between, "rquant.freeze(model)"] if arguments else []
+    if arguments and any(isinstance(m, _BatchNorm) for m in model.modules()):
+        trained = mode == "qat"  # then BatchNorm goes on learning, inside the quantized layer
+        steps.insert(int(trained), f"rquant.{'qat.' if trained else ''}fold_bn(model, sample)")
     return Recommendation(mode, why, dict(arguments), report, "\n".join(steps))
 
 
