@@ -21,6 +21,7 @@ export PYO3_PYTHON := $(abspath $(PY))
 .DEFAULT_GOAL := help
 .PHONY: help demo walkthrough six-steps eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream test test-rust test-python test-transformers lint format wheel clean
 .PHONY: help demo walkthrough eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream bench-vision bench-efficientnet test test-rust test-python test-transformers lint format wheel clean
+.PHONY: help demo walkthrough eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream test cuda-check test-rust test-python test-transformers lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
@@ -74,6 +75,10 @@ bench-efficientnet: $(VENV)/.native  ## EfficientNet-Lite0 in static int8 on pho
 	$(PY) benches/bench_efficientnet.py
 
 test: lint test-rust test-python  ## everything: lints, Rust tests, Python tests
+
+cuda-check: $(VENV)/.native  ## every CUDA kernel on every architecture and in the emulator; sources broken on purpose (needs no GPU; minutes)
+	RQUANT_CUDA_CHECK=1 $(PY) -m pytest tests/test_cuda_compile.py tests/test_cuda_kernels.py tests/test_cuda_driver.py
+	$(PY) tests/cuda_mutants.py $(MUTANTS)
 
 test-rust: $(VENV)/.native  ## Rust tests, at every instruction set this CPU has (TEST=name for some)
 	cargo test --workspace -- $(TEST)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +68,23 @@ def set_num_threads() -> Iterator[Callable[[int], None]]:
     before = _threads._chosen
     yield rquant.set_num_threads
     _threads._choose(before)
+
+
+@pytest.fixture(scope="session")
+def cuda_driver() -> Path:
+    """The folder of the emulated CUDA driver; see cuda_emulator."""
+    import cuda_emulator
+
+    modules = [name for name, *_ in cuda_emulator._rquant.cuda_modules()]
+    if not os.environ.get("RQUANT_CUDA_CHECK"):  # of these, others are the same source with other activations
+        modules = [name for name in modules if not name.endswith(("_8_bf16", "_2_bf16"))]
+    return cuda_emulator.build(modules=modules)
+
+
+@pytest.fixture(scope="session")
+def cubins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for compiled CUDA kernels."""
+    return tmp_path_factory.mktemp("cubins")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

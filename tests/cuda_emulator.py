@@ -20,8 +20,8 @@ COMPILER = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
 FLAGS = ["-std=c++17", "-O1", "-g0", "-fPIC", "-DRQUANT_EMULATOR", "-ffp-contract=off"]
 
 
-def build(sources=SOURCES, modules=None):
-    """The folder with libcuda.so.1 made of `sources`, kernels of `modules` (all) in it."""
+def build(sources=SOURCES, modules=None, into=ROOT / "target/cuda-emulator"):
+    """The folder, in `into`, with libcuda.so.1 made of `sources`, kernels of `modules` (all) in it."""
     chosen = [row for row in _rquant.cuda_modules() if modules is None or row[0] in modules]
     files = sorted(
         path for path in Path(sources).rglob("*") if path.suffix in (".cu", ".cuh", ".hpp", ".cpp")
@@ -29,7 +29,7 @@ def build(sources=SOURCES, modules=None):
     state = hashlib.sha256(repr((FLAGS, chosen)).encode())
     for path in files:
         state.update(path.name.encode() + path.read_bytes())
-    folder = ROOT / "target/cuda-emulator" / state.hexdigest()[:16]
+    folder = into / state.hexdigest()[:16]
     if (folder / "libcuda.so.1").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)

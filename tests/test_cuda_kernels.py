@@ -6,21 +6,8 @@ import cuda_emulator
 import pytest
 
 FULL = bool(os.environ.get("RQUANT_CUDA_CHECK"))
-# every source and width once; the rest differ in the type of activations only
-QUICK = ("_8_bf16", "_2_bf16")
-MODULES = [row[0] for row in cuda_emulator._rquant.cuda_modules() if FULL or not row[0].endswith(QUICK)]
 
 pytestmark = pytest.mark.skipif(cuda_emulator.COMPILER is None, reason="no C++ compiler for the emulator")
-
-
-@pytest.fixture(scope="session")
-def driver():
-    return cuda_emulator.build(modules=MODULES)
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cubins")
 
 
 FORMS = "((8, -1, True), (8, -1, False), (8, 64, True), (4, 64, False), (4, 32, True), (4, -1, True), (2, 32, False), (2, 96, False))"
@@ -36,7 +23,7 @@ MOST = {torch.float16: 4e-4, torch.bfloat16: 3e-3, torch.float32: 1e-6}
 """
 
 
-def test_dequantize_equals_the_reference(driver, cache):
+def test_dequantize_equals_the_reference(cuda_driver, cubins):
     cuda_emulator.run(
         COMPARE
         + """
@@ -52,12 +39,12 @@ for (kind, group, symmetric), (n, k) in itertools.product(
                 assert launches() == before + 1
                 assert torch.equal(got, reference.dequantize_canonical(*q, dtype)), (kind, group, n, k, dtype)
 """,
-        driver,
-        cache,
+        cuda_driver,
+        cubins,
     )
 
 
-def test_codes_pack_and_unpack(driver, cache):
+def test_codes_pack_and_unpack(cuda_driver, cubins):
     cuda_emulator.run(
         """
 for kind, (n, k) in itertools.product((8, 4, 2), ((3, 64), (5, 37), (1, 1))):
@@ -68,12 +55,12 @@ for kind, (n, k) in itertools.product((8, 4, 2), ((3, 64), (5, 37), (1, 1))):
     q = _native.QMatrix(packed, None, None, k, kind, -1)
     assert torch.equal(_native_cuda.unpack_codes(q, torch.empty_like(codes)), codes), (kind, n, k)
 """,
-        driver,
-        cache,
+        cuda_driver,
+        cubins,
     )
 
 
-def test_rows_quantize_to_the_same_codes(driver, cache):
+def test_rows_quantize_to_the_same_codes(cuda_driver, cubins):
     """Also rows of zeros, of denormals, with NaN or infinity; and under given scales."""
     cuda_emulator.run(
         """
@@ -87,8 +74,8 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
         assert torch.equal(got[0], want[0]), dtype
         torch.testing.assert_close(got[1], want[1], rtol=0, atol=0, equal_nan=True)
 """,
-        driver,
-        cache,
+        cuda_driver,
+        cubins,
     )
 
 
@@ -97,7 +84,7 @@ SHAPES = "((64, 256), (40, 200), (17, 132), (70, 97), (1, 1024))"
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("rows", [(1, 3, 8), (9, 16), (17, 70)], ids=["small", "tiled16", "tiled64"])
-def test_float_products(driver, cache, rows, dtype):
+def test_float_products(cuda_driver, cubins, rows, dtype):
     """Against float64, on shapes that fill no tile: rows of k that begin at 16, 4 and 1 bytes; three kinds of zero points."""
     forms = FORMS if FULL or dtype == "float16" else "((4, 64, False), (4, -1, True))"
     cuda_emulator.run(
@@ -117,13 +104,13 @@ for m, (n, k), form in itertools.product({rows}, {SHAPES}, {forms}):
     assert off(got, want) < MOST[dtype], (m, n, k, form, off(got, want))
 assert state()[2] and not state()[3], "bank conflicts"
 """,
-        driver,
-        cache,
+        cuda_driver,
+        cubins,
     )
 
 
 @pytest.mark.parametrize("rows", [(1, 16), (17, 70)], ids=["tiled16", "tiled64"])
-def test_integer_products_are_the_cpu_s_bits(driver, cache, rows):
+def test_integer_products_are_the_cpu_s_bits(cuda_driver, cubins, rows):
     cuda_emulator.run(
         COMPARE
         + f"""
@@ -139,12 +126,12 @@ for m, (n, k), form in itertools.product({rows}, {SHAPES}, {FORMS}):
         assert torch.equal(got, cpu.linear_canonical(x, *q[:3], bias, k, *form[:2], True)), (m, n, k, form, dtype)
 assert state()[2] and not state()[3], "bank conflicts"
 """,
-        driver,
-        cache,
+        cuda_driver,
+        cubins,
     )
 
 
-def test_the_full_range_of_codes_and_sums(driver, cache):
+def test_the_full_range_of_codes_and_sums(cuda_driver, cubins):
     """Codes that quantization never makes (-128, -8, -2), and the largest sums."""
     cuda_emulator.run(
         """
@@ -159,12 +146,12 @@ for kind, integer in itertools.product((8, 4, 2), (False, True)):
             want = reference.linear_canonical(x.float(), q.codes, q.scale, zero, None, k, kind, -1, integer)
             assert torch.equal(got.float(), want.to(got.dtype).float()), (kind, integer, m, got, want)
 """,
-        driver,
-        cache,
+        cuda_driver,
+        cubins,
     )
 
 
-def test_rows_with_nan_or_infinity_are_nan_and_no_others(driver, cache):
+def test_rows_with_nan_or_infinity_are_nan_and_no_others(cuda_driver, cubins):
     cuda_emulator.run(
         COMPARE
         + """
@@ -178,12 +165,12 @@ for m, integer, bad in itertools.product((3, 12, 40, 130), (False, True), (torch
     rest = torch.arange(m) != 1
     assert torch.equal(got[rest], want[rest])
 """,
-        driver,
-        cache,
+        cuda_driver,
+        cubins,
     )
 
 
-def test_the_order_of_threads_changes_nothing(driver, cache):
+def test_the_order_of_threads_changes_nothing(cuda_driver, cubins):
     """0 is forward, 1 backward, others random: what a missing barrier would show."""
     script = (
         COMPARE
@@ -194,11 +181,13 @@ for (kind, group, symmetric), m in itertools.product(((8, -1, True), (4, 64, Fal
         print(cuda.linear_canonical(x, *q[:3], None, 300, kind, group, integer).view(torch.int16).tolist())
 """
     )
-    outputs = {cuda_emulator.run(script, driver, cache, RQUANT_EMULATOR_ORDER=o) for o in ("0", "1", "7")}
+    outputs = {
+        cuda_emulator.run(script, cuda_driver, cubins, RQUANT_EMULATOR_ORDER=o) for o in ("0", "1", "7")
+    }
     assert len(outputs) == 1
 
 
-def test_what_has_no_kernel_goes_to_torch(driver, cache):
+def test_what_has_no_kernel_goes_to_torch(cuda_driver, cubins):
     """Groups that are no multiple of 32, float8, float64; many rows and float32 are dequantized by the kernel first."""
     cuda_emulator.run(
         COMPARE
@@ -222,6 +211,6 @@ q = weight(20, 64, 4, 32, False)
 product(q._replace(codes=view.copy_(q.codes)), torch.randn(3, 65).half()[:, 1:], False, 1)
 assert cuda.linear_canonical(torch.randn(2, 0, 64).half(), *q[:3], None, *q[3:], False).shape == (2, 0, 20)
 """,
-        driver,
-        cache,
+        cuda_driver,
+        cubins,
     )
