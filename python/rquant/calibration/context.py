@@ -93,7 +93,7 @@ class Calibration(Recorder):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stack.__exit__(kind, error, traceback)
+        self.__dict__.pop("_stack").__exit__(kind, error, traceback)  # what is left can be copied
         if kind is not None:
             return
         if not self.layers:
