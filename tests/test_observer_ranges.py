@@ -257,3 +257,16 @@ def test_its_sample_is_bounded_and_uniform():
     assert len(wide.state_dict()["sample"]) == 4
     with pytest.raises(ValueError, match=r"x: expected rows of 65536 values, got shape \(2, 3\)"):
         wide.update(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("make", [MSE, CrossEntropy])
+def test_an_outlier_on_one_side_does_not_clip_the_other(side, make):
+    g = np.random.default_rng(0)
+    x = g.uniform(-1, 1, 100_000).astype(np.float32).reshape(-1, 100)
+    x[3, 7] = 30.0 * side
+    observer = make() if make is MSE else make(rows=1000)
+    observer.update(torch.from_numpy(x))
+    ends = sorted(abs(end) for end in observer.range("int4"))
+    assert ends[0] > 0.7
+    assert ends[1] < 10 or make is CrossEntropy

@@ -69,13 +69,14 @@ class CrossEntropy:
             return -(wanted * logits.log_softmax(-1)).sum(-1).mean().item()
 
         best = whole, cost(whole)
-        ways: list[Callable[[Range, float], Range]] = [lambda r, part: (r[0] * part, r[1] * part)]
+        ways: list[Callable[[Range, float, float], Range]] = [lambda r, lo, hi: (lo, hi)]
         if not symmetric and whole[0] < 0 < whole[1]:
-            ways += [lambda r, part: (r[0] * part, r[1]), lambda r, part: (r[0], r[1] * part)]
-        for part_of in ways:
+            ways += [lambda r, lo, hi: (lo, r[1]), lambda r, lo, hi: (r[0], hi)]
+        for way in ways:
             for parts in (_PARTS, _FINE):
                 start = best[0]
-                tried = [part_of(start, part) for part in parts]
+                lo, hi = whole if parts is _PARTS else start
+                tried = [way(start, lo * part, hi * part) for part in parts]
                 inside = [r for r in tried if whole[0] <= r[0] and r[1] <= whole[1]]
                 best = min([best, *((r, cost(r)) for r in inside)], key=lambda found: found[1])
         return best[0]

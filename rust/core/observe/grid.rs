@@ -50,35 +50,42 @@ impl Codes {
         Steps { scale, low: -self.qmax - zero, high: self.qmax - zero }
     }
 
-    /// The range of least `cost` among parts of `whole`: both ends together, then unless symmetric each end by itself. Of
-    /// equal ones the whole range; its cost is never less.
+    /// The range of least `cost` among parts of `whole`: both ends together, then unless symmetric one after the other, twice.
+    /// Of equal ones the whole range; its cost is never less.
     pub fn best(self, whole: (f64, f64), cost: impl Fn((f64, f64)) -> f64) -> (f64, f64) {
         let whole = if self.symmetric { (-whole.1.max(-whole.0), whole.1.max(-whole.0)) } else { whole };
         if whole.0 == whole.1 {
             return whole;
         }
-        let mut best = (whole, cost(whole));
-        let mut along = |range: &dyn Fn((f64, f64), f64) -> (f64, f64)| {
-            let from = best.0;
-            let mut turn = |parts: &mut dyn Iterator<Item = i32>| {
-                let mut found = 0;
-                for i in parts {
-                    let tried = range(from, f64::from(-i) / f64::from(STEPS * FINE));
-                    let cost = cost(tried);
+        // of either end: how often it is halved, in fine steps
+        let range = |(i, j): (i32, i32)| {
+            let part = |i: i32| (-f64::from(i) / f64::from(STEPS * FINE)).exp2();
+            (whole.0 * part(i), whole.1 * part(j))
+        };
+        let mut best = ((0, 0), cost(whole));
+        let mut along = |way: fn((i32, i32), i32) -> (i32, i32), at: fn((i32, i32)) -> i32| {
+            let before = best.0;
+            for fine in [false, true] {
+                let (from, near) = (best.0, at(best.0));
+                let parts = if fine { near + 1 - FINE..near + FINE } else { 0..STEPS * HALVINGS * FINE + 1 };
+                for i in parts.step_by(if fine { 1 } else { FINE as usize }).filter(|i| *i >= 0) {
+                    let cost = cost(range(way(from, i)));
                     if cost < best.1 * (1.0 - MARGIN) {
-                        (best, found) = ((tried, cost), i);
+                        best = (way(from, i), cost);
                     }
                 }
-                found
-            };
-            let near = turn(&mut (1..=STEPS * HALVINGS).map(|i| i * FINE));
-            turn(&mut (near + 1 - FINE..near + FINE).filter(|i| *i > 0 && *i != near));
+            }
+            best.0 != before
         };
-        along(&|(lo, hi), power| (lo * power.exp2(), hi * power.exp2()));
+        along(|_, i| (i, i), |(i, _)| i);
         if !self.symmetric && whole.0 < 0.0 && whole.1 > 0.0 {
-            along(&|(lo, hi), power| (lo * power.exp2(), hi));
-            along(&|(lo, hi), power| (lo, hi * power.exp2()));
+            for _ in 0..2 {
+                let moved = along(|(_, j), i| (i, j), |(i, _)| i) | along(|(i, _), j| (i, j), |(_, j)| j);
+                if !moved {
+                    break;
+                }
+            }
         }
-        best.0
+        range(best.0)
     }
 }

@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn an_outlier_is_clipped() {
-        for far in [10.0, 1e3] {
+        for far in [10.0, 100.0] {
             let mut x: Vec<f32> = (0..1_000_000).map(|i| (i as f32 * 0.7).sin()).collect();
             x[5] = far;
             let (lo, hi) = of(&x).least_squares(7, false).unwrap();
