@@ -131,6 +131,14 @@ impl<T: Plain> Shared<T> {
         Rectangle { memory: self, at, stride, rows, cols }
     }
 
+    /// Rows of `len` elements that begin `skip` elements after each of `at`.
+    ///
+    /// # Safety
+    /// The memory still lives, and nobody else touches these rows as long as they are in use.
+    pub(crate) unsafe fn rows(self, at: &[usize], skip: usize, len: usize) -> Rows<'_, T> {
+        Rows { memory: self, at, skip, len }
+    }
+
     /// # Safety
     /// The memory still lives, and nobody writes to it meanwhile.
     pub(crate) unsafe fn all<'a>(self) -> &'a [T] {
@@ -168,6 +176,25 @@ impl<T: Plain> Rectangle<T> {
         assert!(r < self.rows, "rectangle row");
         // SAFETY: in range (`rectangle` asserted the last row) and promised to be ours alone.
         unsafe { std::slice::from_raw_parts_mut(self.memory.at.add(self.at + r * self.stride), self.cols) }
+    }
+}
+
+/// Rows of one length anywhere in memory that a task has to itself: see [`Shared::rows`].
+pub(crate) struct Rows<'a, T> {
+    memory: Shared<T>,
+    at: &'a [usize],
+    skip: usize,
+    len: usize,
+}
+
+#[allow(unsafe_code)]
+impl<T: Plain> Rows<'_, T> {
+    #[inline]
+    pub(crate) fn row(&mut self, r: usize) -> &mut [T] {
+        let at = self.at[r] + self.skip;
+        assert!(at + self.len <= self.memory.len, "row");
+        // SAFETY: in range (asserted) and promised to be ours alone.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.at.add(at), self.len) }
     }
 }
 

@@ -9,11 +9,12 @@ use crate::epilogue::{PanelParams, Sums};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::gemm::{DeepSums, Multiplier, PART, Plan};
+use crate::matrix::ZeroPoints;
 use crate::prepack::{PackedRef, Panel};
 use std::ops::Range;
 
 /// Longest sum of (a − z)(q − Z) that int32 holds: 33,155 · 254 · 255 < 2^31. Longer ones are cut.
-const LONGEST: usize = PART;
+pub(super) const LONGEST: usize = PART;
 
 /// Output positions of one task: their patches stay in the second-level cache.
 const ROWS: usize = if cfg!(test) { 24 } else { 192 };
@@ -45,6 +46,15 @@ pub(super) fn multiply(
         let range = first..(first + each).min(rows);
         let packed = patches.pack(range.clone(), group, &plan, isa, product.multiplier.kernel);
         for (panel, used) in panels_of(w, geometry, group) {
+            if sink.is_fixed() {
+                let acc = product.integers(&packed, range.len(), &panel);
+                for (row, acc) in range.clone().zip(acc.as_slice::<i32>().chunks_exact(panel.cols)) {
+                    let columns = panel.first + used.start..panel.first + used.end;
+                    // SAFETY: the output lives as long as the call; this task alone has these rows of these channels.
+                    unsafe { sink.write_integers(isa, &acc[used.clone()], row, columns) };
+                }
+                continue;
+            }
             let mut f = product.sums(&packed, range.len(), &panel);
             let f = f.finish(isa);
             for (row, f) in range.clone().zip(f.chunks_exact(panel.cols)) {
@@ -59,11 +69,11 @@ pub(super) fn multiply(
 }
 
 /// The panels that hold a group's channels, and which of a panel's channels those are.
-fn panels_of<'a>(
+pub(super) fn panels_of<'a>(
     w: &PackedRef<'a>,
     geometry: &Geometry,
     group: usize,
-) -> impl Iterator<Item = (Panel<'a>, Range<usize>)> {
+) -> impl Iterator<Item = (Panel<'a>, Range<usize>)> + use<'a> {
     let channels = geometry.group_outputs(group);
     let w = *w;
     (channels.start / w.nr()..channels.end.div_ceil(w.nr())).map(move |index| {
@@ -122,6 +132,27 @@ impl Product<'_> {
             }
         });
         f
+    }
+
+    /// `Σ (a − z)(q − Z)` `[rows][cols]` of one panel, where all steps share a scale and int32 holds their sum.
+    fn integers(&self, packed: &PatchRows, count: usize, panel: &Panel) -> Scratch {
+        let (cols, offset) = (panel.cols, self.w.qtype().offset());
+        let (rows, shifts) = (packed.view(self.plan, self.multiplier.kernel), self.shifts(panel));
+        let mut out = Scratch::of::<i32>(count * cols);
+        let blocks = 0..count.div_ceil(self.multiplier.kernel.mr);
+        self.multiplier.segments(&rows, &self.plan.runs(), panel, blocks, |block, segment, acc| {
+            let (row, rows_here) = rows.rows(block);
+            let out = &mut out.as_mut::<i32>()[row * cols..(row + rows_here) * cols];
+            let of_rows = out.chunks_exact_mut(cols).zip(acc.chunks_exact(cols)).zip(rows.sums(block, segment, 1));
+            for ((out, acc), sum) in of_rows {
+                for c in 0..cols {
+                    let zero = if let ZeroPoints::U8(z) = panel.zeros { i32::from(z[c]) } else { offset };
+                    let shift = shifts.as_ref().map_or(0, |shifts| shifts.as_slice::<i32>()[c]);
+                    out[c] = acc[c].wrapping_sub(shift).wrapping_sub(zero.wrapping_mul(*sum));
+                }
+            }
+        });
+        out
     }
 
     /// `[segment][cols]`: the activations' zero point times the sum of the unsigned codes.

@@ -6,21 +6,31 @@
 //! `q = round_half_even(v / scale) + zero`, clipped to ±127. The same bits on every instruction set, with any number of
 //! threads and whatever kernel is taken.
 
+mod addresses;
 mod codes;
+mod depthwise;
+mod direct;
 mod driver;
+mod fixed;
 mod geometry;
+mod merged;
 mod output;
 mod patches;
+mod phases;
 #[cfg(test)]
 mod tests;
 
 pub use codes::{dequantize_static, quantize_static};
+pub use fixed::FixedPoint;
 pub use geometry::Geometry;
 pub use output::{Codes, Epilogue, Output};
 
 use crate::error::{Error, Result, area, check_len};
 use crate::executor::{Executor, Serial};
 use crate::prepack::PackedRef;
+use depthwise::Channels;
+use direct::Direct;
+use merged::Merged;
 use output::{Sink, check_scale, check_zero};
 use patches::Patches;
 
@@ -52,17 +62,38 @@ pub fn conv_static(
     mut out: Output,
     executor: &dyn Executor,
 ) -> Result<()> {
+    let (out_size, rows) = check(&x, geometry, &w)?;
+    let sink = Sink::new(epilogue, &mut out, rows, geometry.out_channels)?;
+    convolve(&x, geometry, out_size, &w, &sink, executor)
+}
+
+/// The same in integers alone; the scales of `x` are not looked at, since the multipliers hold them.
+///
+/// # Errors
+/// [`Error::Mismatch`] as in [`conv_static`], and for a weight of several scales a channel or with fractional zero points.
+pub fn conv_fixed(
+    x: Input,
+    geometry: &Geometry,
+    w: PackedRef,
+    fixed: FixedPoint,
+    out: &mut [i8],
+    executor: &dyn Executor,
+) -> Result<()> {
+    let x = Input { scales: &[1.0], ..x };
+    let (out_size, rows) = check(&x, geometry, &w)?;
+    fixed.check(&w, driver::LONGEST)?;
+    let sink = Sink::fixed(fixed, out, rows, geometry.out_channels)?;
+    convolve(&x, geometry, out_size, &w, &sink, executor)
+}
+
+/// The size of the output, and its pixels in all images, once everything fits.
+fn check(x: &Input, geometry: &Geometry, w: &PackedRef) -> Result<([usize; 2], usize)> {
     let out_size = geometry.out_size()?;
-    let pixels = area(out_size[0], out_size[1])?;
-    let rows = area(geometry.batch, pixels)?;
+    let rows = area(geometry.batch, area(out_size[0], out_size[1])?)?;
     area(rows, geometry.out_channels)?;
-    check_len(
-        "x",
-        area(area(geometry.batch, area(geometry.size[0], geometry.size[1])?)?, geometry.channels)?,
-        x.q.len(),
-    )?;
-    let taps = area(geometry.kernel[0], geometry.kernel[1])?;
-    let k = area(taps, geometry.group_channels())?;
+    let pixels = area(geometry.batch, area(geometry.size[0], geometry.size[1])?)?;
+    check_len("x", area(pixels, geometry.channels)?, x.q.len())?;
+    let k = area(area(geometry.kernel[0], geometry.kernel[1])?, geometry.group_channels())?;
     if (w.n(), w.k()) != (geometry.out_channels, k) {
         let expected = format!("a weight [{}, {k}] for this geometry", geometry.out_channels);
         return Err(Error::mismatch("panels", expected, format!("[{}, {}]", w.n(), w.k())));
@@ -76,13 +107,38 @@ pub fn conv_static(
     }
     x.scales.iter().try_for_each(|scale| check_scale("x_scale", *scale))?;
     check_zero("x_zero", x.zero)?;
-    let sink = Sink::new(epilogue, &mut out, rows, geometry.out_channels)?;
+    Ok((out_size, rows))
+}
+
+/// By the driver that suits the weight and the output.
+fn convolve(
+    x: &Input,
+    geometry: &Geometry,
+    out_size: [usize; 2],
+    w: &PackedRef,
+    sink: &Sink,
+    executor: &dyn Executor,
+) -> Result<()> {
+    let patches = Patches { x: x.q, zero: x.zero, geometry, out_size };
+    let rows = patches.rows();
     if rows == 0 || geometry.out_channels == 0 {
         return Ok(());
     }
-    let work = rows.saturating_mul(geometry.out_channels).saturating_mul(k);
+    let work = rows.saturating_mul(geometry.out_channels).saturating_mul(w.k());
     let executor = if work < SERIAL { &Serial } else { executor };
-    driver::multiply(&Patches { x: x.q, zero: x.zero, geometry, out_size }, x.scales, &w, &sink, executor)
+    if let Some(channels) = Channels::new(&patches, w).filter(|_| sink.is_plain()) {
+        channels.multiply(x.scales, sink, executor);
+        return Ok(());
+    }
+    if !sink.is_plain() || !Direct::takes(w) {
+        return driver::multiply(&patches, x.scales, w, sink, executor);
+    }
+    let quads = geometry.group_channels().is_multiple_of(4);
+    let merged = if quads { None } else { Merged::new(&patches, w) };
+    let of_merged = merged.as_ref().map(|merged| merged.patches(x.zero, out_size));
+    let direct = Direct::new(of_merged.as_ref().unwrap_or(&patches), w, merged.as_ref())?;
+    direct.multiply(x.scales, sink, executor);
+    Ok(())
 }
 
 /// `out[m, n] = x[m, k] · w[n, k]ᵀ`, as [`conv_static`] over images of one pixel; `x.scales` has 1 or `m` entries.

@@ -1,10 +1,14 @@
 //! Where a convolution's values go: the next layer's codes, or floats.
 
+use super::fixed::FixedPoint;
+use super::patches::Patches;
+use super::phases::Phase;
 use crate::buffer::{Scratch, Shared};
-use crate::cpu::Isa;
-use crate::cpu::lanes::{Encoding, Finish};
+use crate::cpu::lanes::{Encoding, Finish, Tile};
+use crate::cpu::{Isa, STRIP, TapTile, Taps};
 use crate::error::{Error, Result, check_len};
 use crate::floats::{FloatsMut, SharedOut};
+use crate::prepack::Panel;
 use std::ops::Range;
 
 /// int8 codes in `[-127, 127]` under one scale and zero point: `x ≈ scale · (q − zero)`.
@@ -82,13 +86,14 @@ pub(super) fn encoding(scale: f32, zero: i8) -> Encoding {
 pub(super) struct Sink<'a> {
     epilogue: Epilogue<'a>,
     channels: usize,
-    place: Place,
+    place: Place<'a>,
 }
 
 #[derive(Clone, Copy)]
-enum Place {
+enum Place<'a> {
     Codes(Shared<u8>, Encoding),
     Floats(SharedOut),
+    Fixed(Shared<u8>, FixedPoint<'a>),
 }
 
 impl<'a> Sink<'a> {
@@ -117,6 +122,30 @@ impl<'a> Sink<'a> {
         Ok(Self { epilogue, channels, place })
     }
 
+    /// For one that is finished in integers.
+    pub(super) fn fixed(fixed: FixedPoint<'a>, out: &'a mut [i8], rows: usize, channels: usize) -> Result<Self> {
+        check_len("out", rows * channels, out.len())?;
+        Ok(Self { epilogue: Epilogue::default(), channels, place: Place::Fixed(Shared::bytes(out), fixed) })
+    }
+
+    /// Whether it takes sums as integers.
+    pub(super) fn is_fixed(&self) -> bool {
+        matches!(self.place, Place::Fixed(..))
+    }
+
+    /// Finish the exact sums of one row's channels `columns`, where [`Sink::is_fixed`].
+    ///
+    /// # Safety
+    /// The output is still borrowed, and nobody else touches these channels of this row.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn write_integers(&self, isa: &Isa, acc: &[i32], row: usize, columns: Range<usize>) {
+        if let Place::Fixed(out, fixed) = self.place {
+            // SAFETY: the caller's promise.
+            let out = unsafe { out.slice(row * self.channels + columns.start, columns.len()) };
+            fixed.finish(isa, acc, columns, out);
+        }
+    }
+
     /// Finish the sums `f` of one row's channels `columns`; `factor` is the row's scale.
     ///
     /// # Safety
@@ -141,6 +170,140 @@ impl<'a> Sink<'a> {
                 // SAFETY: the caller's promise.
                 unsafe { out.write(at, values.as_slice()) }
             }
+            Place::Fixed(..) => unreachable!("the caller asks is_fixed"),
         }
+    }
+
+    /// Whether [`Sink::write_tile`] can encode: the scale is far from the ends of float32.
+    pub(super) fn is_plain(&self) -> bool {
+        let far = 2f32.powi(60);
+        !matches!(self.place, Place::Codes(_, e) if !(1.0 / far..far).contains(&e.scale))
+    }
+
+    /// The columns `columns` of a panel, of which `used` (of the panel's) are outputs.
+    pub(super) fn columns(&self, panel: &Panel, columns: Range<usize>, used: Range<usize>) -> Columns {
+        let used = used.start.max(columns.start)..used.end.min(columns.end);
+        let mut of = Columns {
+            cols: columns.len(),
+            first: used.start - columns.start,
+            used: used.len(),
+            skip: panel.first + used.start,
+            scales: [0.0; COLS],
+            bias: [0.0; COLS],
+        };
+        for (i, c) in columns.enumerate() {
+            of.scales[i] = panel.scales.get(c);
+            if let (Some(bias), true) = (self.epilogue.bias, used.contains(&c)) {
+                of.bias[i] = bias[panel.first + c];
+            }
+        }
+        of
+    }
+
+    /// Compute and finish a tile in one, if a kernel does that; else say so.
+    ///
+    /// # Safety
+    /// Those of [`Taps::tile`] and [`Sink::write_tile`].
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn try_tile(&self, taps: &Taps, t: &TapTile, of: &Columns, rows: (&[usize], &[f32])) -> bool {
+        let Place::Codes(out, e) = self.place else { return false };
+        let strips = of.first == 0 && of.used > of.cols - STRIP && t.each == 0;
+        let plain = strips && self.epilogue.addend.is_none();
+        if plain {
+            // SAFETY: the caller's promises.
+            unsafe { taps.codes(t, self.tile(of, rows), e, out.rows(rows.0, of.skip, of.used)) }
+        }
+        plain
+    }
+
+    fn tile<'t>(&'t self, of: &'t Columns, (at, factors): (&'t [usize], &'t [f32])) -> Tile<'t> {
+        Tile {
+            cols: of.cols,
+            first: of.first,
+            used: of.used,
+            scales: &of.scales[..of.cols],
+            bias: &of.bias[..of.cols],
+            factors,
+            addend: self.epilogue.addend.map(|a| (a.q, a.scale, i32::from(a.zero))),
+            at,
+            skip: of.skip,
+            lo: self.epilogue.lo,
+            hi: self.epilogue.hi,
+        }
+    }
+
+    /// Finish the exact sums `acc` `[rows][cols]`.
+    ///
+    /// # Safety
+    /// The output is still borrowed, and nobody else touches these channels of these rows.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn write_tile(&self, isa: &Isa, acc: &[i32], of: &Columns, rows: (&[usize], &[f32])) {
+        let (tile, at) = (self.tile(of, rows), rows.0);
+        match self.place {
+            // SAFETY: the caller's promise.
+            Place::Codes(out, e) => isa.tile_codes(acc, tile, e, unsafe { out.rows(at, of.skip, of.used) }),
+            // SAFETY: as above.
+            Place::Fixed(out, fixed) => unsafe { fixed.finish_tile(isa, acc, of, at, out) },
+            Place::Floats(out) => match out.float32() {
+                // SAFETY: the caller's promise.
+                Some(out) => isa.tile_values(acc, tile, unsafe { out.rows(at, of.skip, of.used) }),
+                None => {
+                    let mut values = Scratch::of::<f32>(at.len() * of.used);
+                    let here: Vec<usize> = (0..at.len()).map(|r| r * of.used).collect();
+                    // SAFETY: this function's own memory.
+                    let rows = unsafe { Shared::new(values.as_mut()).rows(&here, 0, of.used) };
+                    isa.tile_values(acc, tile, rows);
+                    for (at, values) in at.iter().zip(values.as_slice().chunks_exact(of.used)) {
+                        // SAFETY: the caller's promise.
+                        unsafe { out.write(at + of.skip, values) }
+                    }
+                }
+            },
+        }
+    }
+}
+
+/// Most columns of a panel.
+pub(super) const COLS: usize = 64;
+
+/// Columns of a panel, and what finishing them takes.
+pub(super) struct Columns {
+    pub cols: usize,
+    /// Those that are outputs, and where in a row of the output they lie.
+    pub first: usize,
+    pub used: usize,
+    pub skip: usize,
+    scales: [f32; COLS],
+    bias: [f32; COLS],
+}
+
+/// Where the rows of a task are written, and their scales.
+pub(super) struct TileRows {
+    at: Vec<usize>,
+    factors: Vec<f32>,
+}
+
+impl TileRows {
+    /// Rows `range` of a phase.
+    pub(super) fn new(patches: &Patches, phase: &Phase, scales: &[f32], range: Range<usize>, sink: &Sink) -> Self {
+        let (places, pixels) = (phase.grid[0] * phase.grid[1], patches.out_size[0] * patches.out_size[1]);
+        let row = |row: usize| {
+            let (image, place) = (row / places, row % places);
+            let pixel = phase.pixel([place / phase.grid[1], place % phase.grid[1]], patches.out_size);
+            (image * pixels + pixel) * sink.channels
+        };
+        let factors = match scales {
+            [scale] => vec![*scale; range.len()],
+            scales => range.clone().map(|row| scales[row / places]).collect(),
+        };
+        // divisions would show where k is short
+        let at =
+            if phase.is_whole() { range.map(|row| row * sink.channels).collect() } else { range.map(row).collect() };
+        Self { at, factors }
+    }
+
+    /// Of `count` rows from `first` on.
+    pub(super) fn of(&self, first: usize, count: usize) -> (&[usize], &[f32]) {
+        (&self.at[first..first + count], &self.factors[first..first + count])
     }
 }

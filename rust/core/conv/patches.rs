@@ -28,8 +28,13 @@ impl Patches<'_> {
         self.geometry.batch * self.out_size[0] * self.out_size[1]
     }
 
+    /// Whether an output can see padding.
+    pub(crate) fn may_pad(&self) -> bool {
+        self.geometry.transposed.is_some() || self.geometry.padding != [0; 4]
+    }
+
     /// The codes that output position `row` sees in `group`, `[tap][channel]`.
-    fn gather(&self, row: usize, group: usize, codes: &mut [u8]) {
+    pub(super) fn gather(&self, row: usize, group: usize, codes: &mut [u8]) {
         let Geometry { size: [height, width], channels, kernel, .. } = *self.geometry;
         let [out_height, out_width] = self.out_size;
         let (image, y, x) = (row / (out_height * out_width), row / out_width % out_height, row % out_width);

@@ -28,10 +28,13 @@ mod avx512vnni;
 mod bf16;
 #[cfg(test)]
 mod conformance;
+pub(crate) mod depthwise;
 pub(crate) mod lanes;
 mod portable;
+mod taps;
 
 pub(crate) use bf16::{Bf16, FloatRun};
+pub(crate) use taps::{TapTile, Taps};
 
 /// Channels per vector of the narrowest panel: every panel is a multiple of this wide.
 pub(crate) const STRIP: usize = 16;
@@ -111,6 +114,8 @@ pub struct Isa {
     pub(crate) bf16: Option<Bf16>,
     /// Whether a fused multiply-add is one instruction.
     pub(crate) fused: bool,
+    taps: Option<Taps>,
+    depthwise: Option<depthwise::Depthwise>,
     lanes: lanes::Lanes,
 }
 

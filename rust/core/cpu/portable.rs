@@ -50,6 +50,8 @@ pub(super) static ISA: Isa = Isa {
     float_tile,
     bf16: None,
     fused: false,
+    taps: None,
+    depthwise: None,
     lanes: lanes!(),
 };
 

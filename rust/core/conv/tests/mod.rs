@@ -2,6 +2,7 @@
 
 mod codes;
 mod errors;
+mod fixed;
 mod geometries;
 mod schemes;
 

@@ -74,6 +74,8 @@ pub(super) static ISA: Isa = Isa {
     float_tile: float::float_tile,
     bf16: None,
     fused: true,
+    taps: None,
+    depthwise: None,
     lanes: lanes!("avx2,fma,f16c"),
 };
 

@@ -14,9 +14,12 @@
 //! operand of 7 would spill; 64 channels because 10 loads then feed 24 multiplies.
 
 mod bf16;
+mod depthwise;
+mod finish;
 mod float;
 mod integer;
 mod lookup;
+mod taps;
 
 use super::lanes::{Lanes, lanes};
 use super::{Bf16, Isa, Microkernel};
@@ -81,7 +84,13 @@ const VNNI: Isa = Isa {
     float_tile: float::float_tile,
     bf16: None,
     fused: true,
-    lanes: Lanes { lookup: lookup::lookup, ..lanes!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c") },
+    taps: Some(taps::TAPS),
+    depthwise: Some(depthwise::DEPTHWISE),
+    lanes: Lanes {
+        lookup: lookup::lookup,
+        tile_codes: finish::tile_codes,
+        ..lanes!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")
+    },
 };
 
 pub(super) static ISA: Isa = VNNI;

@@ -13,7 +13,7 @@ mod ranges;
 mod requantize;
 mod sums;
 
-use crate::buffer::Rectangle;
+use crate::buffer::{Rectangle, Rows};
 use crate::qtype::QuantType;
 use coder::encode_by;
 use codes::{add_codes, affine, affine_columns, clamp, fake_quantize, inside, lookup};
@@ -23,8 +23,8 @@ use half::bf16;
 use norm::{moments, normalize};
 use pool::{average, average_windows, max_windows, sum_window};
 use ranges::{proximal, range_errors};
-pub(crate) use requantize::Finish;
-use requantize::{dequantize, requantize, values};
+pub(crate) use requantize::{Finish, Fixed, Tile};
+use requantize::{dequantize, requantize, requantize_fixed, subtract_zeros, tile_codes, tile_values, values};
 use sums::{add, add_group, finish, fold, sum};
 
 pub(crate) use coder::Coder;
@@ -99,11 +99,11 @@ macro_rules! table {
         /// The loops of one instruction set.
         #[derive(Debug)]
         pub(super) struct Lanes {
-            $(pub(super) $name: unsafe fn($($type),*) $(-> $ret)?,)*
+            $(pub(in crate::cpu) $name: unsafe fn($($type),*) $(-> $ret)?,)*
         }
 
         /// What every file of this folder calls for its own `Lanes`.
-        pub(super) mod body {
+        pub(in crate::cpu) mod body {
             use super::*;
             $(#[inline(always)]
             pub(in crate::cpu) fn $name($($arg: $type),*) $(-> $ret)? { super::$name($($arg),*) })*
@@ -122,9 +122,9 @@ macro_rules! table {
         macro_rules! lanes {
             ($features:literal) => {{
                 #[allow(unused_imports)] // the types below
-                use $crate::{buffer::Rectangle, cpu::lanes::{
-                    Addition, Coder, Decoding, Encoding, Finish, Groups, Levels, Mean, PanelZeros, Proximal, TRIED, Window,
-                    WindowRow,
+                use $crate::{buffer::{Rectangle, Rows}, cpu::lanes::{
+                    Addition, Coder, Decoding, Encoding, Finish, Fixed, Groups, Levels, Mean, PanelZeros, Proximal, TRIED,
+                    Tile, Window, WindowRow,
                 }, qtype::QuantType};
                 #[allow(unused_imports)]
                 use half::bf16;
@@ -159,6 +159,10 @@ table! {
     add(acc: &[f32], f: &mut [f32]);
     values(f: &[f32], finish: Finish, out: &mut [f32]);
     requantize(f: &[f32], finish: Finish, e: Encoding, out: &mut [u8]);
+    requantize_fixed(acc: &[i32], fixed: Fixed, out: &mut [u8]);
+    tile_values(acc: &[i32], t: Tile, out: Rows<f32>);
+    tile_codes(acc: &[i32], t: Tile, e: Encoding, out: Rows<u8>);
+    subtract_zeros(acc: &mut [i32], zeros: &[u8], offset: i32, sums: &[i32]);
     dequantize(q: &[i8], scale: f32, zero: i32, out: &mut [f32]);
     fold(f: &mut [f32], total: &mut [f32], carry: &mut [f32]);
     round_bf16(x: &[f32], out: &mut [bf16]);

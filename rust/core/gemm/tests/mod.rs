@@ -71,6 +71,13 @@ impl Weight {
         Self { q, codes, halves, scales, zeros, n, k, group, qtype }
     }
 
+    /// The same codes and zero points, all scales 1.
+    pub(crate) fn unscaled(mut self) -> Self {
+        self.halves.fill(f16::ONE);
+        self.scales.fill(1.0);
+        self
+    }
+
     fn view(&self) -> MatrixRef<'_> {
         let zeros = match &self.zeros {
             Zeros::None => ZeroPoints::None,

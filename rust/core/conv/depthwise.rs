@@ -1,0 +1,121 @@
+//! The driver for int8 convolutions of each channel by itself: a strip of 16 channels at a time, line by line.
+
+use super::output::{Columns, Sink, TileRows};
+use super::patches::Patches;
+use super::phases::Phase;
+use crate::buffer::Scratch;
+use crate::cpu::depthwise::{COLUMN, Depthwise, Line};
+use crate::cpu::{self, Isa, STRIP};
+use crate::executor::Executor;
+use crate::matrix::ZeroKind;
+use crate::prepack::{PackedRef, Panel};
+use crate::qtype::QuantType;
+use std::ops::Range;
+
+/// A product whose weight this driver takes.
+pub(super) struct Channels<'a> {
+    isa: &'static Isa,
+    kernels: &'static Depthwise,
+    patches: &'a Patches<'a>,
+    w: PackedRef<'a>,
+    whole: Phase,
+}
+
+/// Weights of a strip as the kernel reads them, and its sums' start.
+struct Strip {
+    /// Per four rows of the kernel: `[column][channel][4]`, signed, 0 where there is no row.
+    weights: Vec<u8>,
+    start: [i32; STRIP],
+}
+
+impl<'a> Channels<'a> {
+    /// `None`: another driver's.
+    pub(super) fn new(patches: &'a Patches<'a>, w: &PackedRef<'a>) -> Option<Self> {
+        let isa = cpu::active().ok()?;
+        let (kernels, g) = (isa.depthwise()?, patches.geometry);
+        let single = g.groups == g.channels && g.groups == g.out_channels && g.transposed.is_none();
+        let plain = w.qtype() == QuantType::Int8 && w.groups() == 1 && w.zero_kind() == ZeroKind::None;
+        let short = w.k() <= 1 << 15;
+        (single && plain && short).then(|| Self { isa, kernels, patches, w: *w, whole: Phase::whole(patches.out_size) })
+    }
+
+    pub(super) fn multiply(&self, scales: &[f32], sink: &Sink, executor: &dyn Executor) {
+        let (strips, threads) = (self.w.n().div_ceil(STRIP), executor.threads());
+        let lines = self.patches.geometry.batch * self.patches.out_size[0];
+        // strips apart if they even out, since each task lays out its weights anew
+        let (by_strip, by_line) = match threads {
+            1 => (strips, lines),
+            _ if strips >= threads * 4 => (strips.div_ceil(threads * 4), lines),
+            _ => (strips, lines.div_ceil(threads * 4)),
+        };
+        let across = strips.div_ceil(by_strip);
+        executor.run(across * lines.div_ceil(by_line), &|task| {
+            let (strip, line) = (task % across * by_strip, task / across * by_line);
+            let lines = line..(line + by_line).min(lines);
+            let width = self.patches.out_size[1];
+            let rows = TileRows::new(self.patches, &self.whole, scales, lines.start * width..lines.end * width, sink);
+            for strip in strip..(strip + by_strip).min(strips) {
+                self.strip(strip * STRIP, lines.clone(), &rows, sink);
+            }
+        });
+    }
+
+    /// The 16 channels from `first` on of some lines of the output.
+    #[allow(unsafe_code)]
+    fn strip(&self, first: usize, lines: Range<usize>, rows: &TileRows, sink: &Sink) {
+        let (g, [height, width]) = (self.patches.geometry, self.patches.out_size);
+        let panel = self.w.panel(first / self.w.nr());
+        let within = first - panel.first..first - panel.first + STRIP;
+        let channels = STRIP.min(g.channels - first);
+        let columns: Columns = sink.columns(&panel, within.clone(), 0..panel.used);
+        let strip = self.lay_out(&panel, within.start);
+        let span = (width - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1;
+        let mut quads = Scratch::of::<u8>(span * COLUMN);
+        let quads = quads.as_mut::<u8>();
+        quads.fill(self.patches.zero as u8 ^ 0x80);
+        // the columns that are input: those around them stay as they are
+        let left = g.padding[1].min(span);
+        let inside = &mut quads[left * COLUMN..(left + g.size[1]).min(span) * COLUMN];
+        let padding = [self.patches.zero; STRIP];
+        let mut acc = Scratch::of::<i32>(width * STRIP);
+        let acc = acc.as_mut::<i32>();
+        let (at_inside, len_inside) = (left * COLUMN, inside.len());
+        for (i, line) in lines.enumerate() {
+            let (image, y) = (line / height, line % height);
+            for (four, weights) in strip.weights.chunks_exact(g.kernel[1] * COLUMN).enumerate() {
+                let mut from = [Line { at: padding.as_ptr().cast(), step: 0 }; 4];
+                for (tap, from) in (four * 4..g.kernel[0]).zip(&mut from) {
+                    if let Some(y) = g.source(0, y, tap) {
+                        let at = (image * g.size[0] + y) * g.size[1] * g.channels + first;
+                        *from = Line { at: self.patches.x[at..].as_ptr().cast(), step: g.channels };
+                    }
+                }
+                let inside = &mut quads[at_inside..at_inside + len_inside];
+                // SAFETY: a line of the input has as many columns as are inside; these channels are its own.
+                unsafe { self.kernels.columns(&from[..4.min(g.kernel[0] - four * 4)], channels, inside) };
+                let start = (four == 0).then_some(&strip.start);
+                self.kernels.products(quads, weights, [g.stride[1], g.dilation[1]], start, acc);
+            }
+            // SAFETY: the output lives as long as the call; this task alone has these lines of these channels.
+            unsafe { sink.write_tile(self.isa, acc, &columns, rows.of(i * width, width)) };
+        }
+    }
+
+    /// The weights of the strip that begins at column `column` of a panel.
+    fn lay_out(&self, panel: &Panel, column: usize) -> Strip {
+        let kernel = self.patches.geometry.kernel;
+        let (words, _) = panel.weights.as_chunks::<4>();
+        let mut weights = vec![0; kernel[0].div_ceil(4) * kernel[1] * COLUMN];
+        let mut sums = [0i32; STRIP];
+        for (y, x) in (0..kernel[0]).flat_map(|y| (0..kernel[1]).map(move |x| (y, x))) {
+            let tap = y * kernel[1] + x;
+            let from = &words[tap / 4 * panel.cols + column..][..STRIP];
+            let to = &mut weights[(y / 4 * kernel[1] + x) * COLUMN..][..COLUMN];
+            for (c, (word, to)) in from.iter().zip(to.as_chunks_mut::<4>().0).enumerate() {
+                to[y % 4] = word[tap % 4] ^ 0x80;
+                sums[c] += i32::from(to[y % 4] as i8);
+            }
+        }
+        Strip { weights, start: sums.map(|sum| -sum * (128 + i32::from(self.patches.zero))) }
+    }
+}

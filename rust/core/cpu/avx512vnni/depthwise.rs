@@ -1,0 +1,94 @@
+//! Convolutions of each channel by itself, 16 channels at a time.
+//!
+//! The columns of a kernel's rows become quads first, each once: 4 rows of 16 codes are 4 lanes of a register, `vpermd`
+//! brings the 4 dwords of the same channels together and `vpshufb` transposes them. Then an output is one `vpdpbusd` a
+//! column of the kernel.
+
+use super::{load, load_i32, store, store_i32};
+use crate::cpu::depthwise::{Depthwise, Line};
+use std::arch::x86_64::*;
+
+/// Stands for rows that are not there.
+static PADDING: [u8; 16] = [0; 16];
+
+pub(super) const DEPTHWISE: Depthwise = Depthwise { columns, products };
+
+/// Codes of up to four rows, `step` apart, to quads `[column][channel][4]`, their sign bits flipped.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn columns(rows: &[Line], channels: usize, out: &mut [u8]) {
+    match (rows, channels) {
+        ([a, b, c], 16) => transpose([*a, *b, *c], |at| load_whole(at), out),
+        _ => {
+            let mask = ((1u32 << channels) - 1) as u16;
+            let mut lines = [Line { at: PADDING.as_ptr(), step: 0 }; 4];
+            lines[..rows.len()].copy_from_slice(rows);
+            // SAFETY: so many codes are readable at each column, by the promise of who made the lines.
+            transpose(lines, |at| unsafe { _mm_maskz_loadu_epi8(mask, at.cast()) }, out);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn load_whole(at: *const u8) -> __m128i {
+    // SAFETY: 16 codes are readable at each column, by the promise of who made the lines.
+    unsafe { _mm_loadu_si128(at.cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn transpose<const R: usize>(rows: [Line; R], read: impl Fn(*const u8) -> __m128i, out: &mut [u8]) {
+    let sign = _mm512_set1_epi8(i8::MIN);
+    let order = load_i32(&std::array::from_fn(|i| (i % 4 * 4 + i / 4) as i32));
+    let bytes: [u8; 64] = std::array::from_fn(|i| (i % 4 * 4 + i / 4 % 4) as u8);
+    let bytes = load(&bytes);
+    let mut at = rows.map(|row| row.at);
+    for out in out.as_chunks_mut::<64>().0 {
+        let mut x = _mm512_castsi128_si512(read(at[0]));
+        if R > 1 {
+            x = _mm512_inserti32x4::<1>(x, read(at[1]));
+        }
+        if R > 2 {
+            x = _mm512_inserti32x4::<2>(x, read(at[2]));
+        }
+        if R > 3 {
+            x = _mm512_inserti32x4::<3>(x, read(at[3]));
+        }
+        let x = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(order, x), bytes);
+        store(out, _mm512_xor_si512(x, sign));
+        for r in 0..R {
+            at[r] = at[r].wrapping_add(rows[r].step);
+        }
+    }
+}
+
+/// `acc[i] = start (or what it was) + Σ columns[i · stride + tap · dilation] · weights[tap]`, 16 channels each.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn products(
+    columns: &[u8],
+    weights: &[u8],
+    [stride, dilation]: [usize; 2],
+    start: Option<&[i32; 16]>,
+    acc: &mut [i32],
+) {
+    let (columns, _) = columns.as_chunks::<64>();
+    let (weights, _) = weights.as_chunks::<64>();
+    let (acc, _) = acc.as_chunks_mut::<16>();
+    if let ([a, b, c], Some(start)) = (weights, start) {
+        let (a, b, c, start) = (load(a), load(b), load(c), load_i32(start));
+        for (i, acc) in acc.iter_mut().enumerate() {
+            let at = i * stride;
+            let sum = _mm512_dpbusd_epi32(start, load(&columns[at]), a);
+            let sum = _mm512_dpbusd_epi32(sum, load(&columns[at + dilation]), b);
+            store_i32(acc, _mm512_dpbusd_epi32(sum, load(&columns[at + 2 * dilation]), c));
+        }
+        return;
+    }
+    for (i, acc) in acc.iter_mut().enumerate() {
+        let mut sum = load_i32(start.unwrap_or(acc));
+        for (tap, w) in weights.iter().enumerate() {
+            sum = _mm512_dpbusd_epi32(sum, load(&columns[i * stride + tap * dilation]), load(w));
+        }
+        store_i32(acc, sum);
+    }
+}
