@@ -21,14 +21,20 @@ def product():
 """
 
 
-def test_importing_calls_nothing_of_cuda():
-    script = (
-        "import rquant._ops, sys\n"
-        "maps = open('/proc/self/maps').read()\n"
-        "print('nvrtc' in maps and 'torch' not in sys.modules, rquant._backends.cuda.ready.cache_info().currsize)"
+@needs_compiler
+def test_importing_and_computing_on_the_cpu_starts_no_driver(cuda_driver):
+    script = (  # torch opens the library too
+        "import rquant, ctypes, torch\n"
+        "rquant.Linear.from_float(torch.nn.Linear(8, 8))(torch.ones(1, 8))\n"
+        "driver = ctypes.CDLL('libcuda.so.1')\n"
+        "assert not driver.rquant_emulator_initialized()\n"
+        "assert not rquant._backends.cuda.ready.cache_info().currsize\n"
+        "rquant._rquant.cuda_device(0)\n"
+        "assert driver.rquant_emulator_initialized()\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "0"]
+    env = {**os.environ, "LD_LIBRARY_PATH": str(cuda_driver)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(_rquant.cuda_driver_present(), reason="this machine has a driver")
@@ -174,6 +180,16 @@ def test_precompiled_kernels_are_found(cuda_driver, tmp_path):
     assert len(list(tmp_path.iterdir())) == modules
     script = WEIGHT + "_rquant.cuda_configure(None, 0, os.environ['RQUANT_CACHE_DIR']); product()"
     cuda_emulator.run(script, cuda_driver, tmp_path)
+
+
+@needs_compiler
+@pytest.mark.skipif(find_nvrtc() is None, reason="no NVRTC (a CUDA build of torch brings it)")
+def test_from_source_to_launch_with_the_real_compiler(cuda_driver, tmp_path):
+    """The driver looks for the kernel in what NVRTC made for its architecture."""
+    cuda_emulator.run(WEIGHT + "product()", cuda_driver, tmp_path, RQUANT_NVRTC=str(find_nvrtc()[0]))
+    (cubin,) = tmp_path.iterdir()
+    assert b".text.linear_small_4_f16\0" in cubin.read_bytes()
+    assert cubin.stat().st_size > 10_000
 
 
 def test_precompile_says_what_is_wrong(tmp_path):

@@ -92,3 +92,5 @@ extern "C" __attribute__((visibility("default"))) void rquant_emulator_state(u64
 }
 // For tests: the device of the current context, or -1.
 extern "C" __attribute__((visibility("default"))) int rquant_emulator_current() { return current ? current->device : -1; }
+// For tests: whether anybody has begun to use the driver.
+extern "C" __attribute__((visibility("default"))) int rquant_emulator_initialized() { return initialized; }
