@@ -46,11 +46,12 @@ def test_static_int8_stays_near_float(model, tmp_path):
     assert want[0].argmax() in (281, 282, 283, 285)  # chelsea is a cat
     packed = copy.deepcopy(model)
     rquant.fold_bn(packed, samples[:1])
-    rquant.quantize(packed, activations="int8")
+    first = ("_blocks.0._depthwise_conv", {"weights": "int8", "activations": "int8", "group_size": 3})
+    rquant.quantize(packed, activations="int8", rules=[first])
     rquant.calibrate(packed, samples.split(8), method="mse")
     rquant.freeze(packed)
     got = efficientnet.logits(packed, tests)
-    assert torch.cosine_similarity(got, want).mean() >= 0.985
+    assert torch.cosine_similarity(got, want).mean() >= 0.99
     assert (got.topk(5).indices == want.argmax(1, keepdim=True)).any(1).all()
 
     rquant.save(packed, tmp_path / "net.safetensors")
