@@ -142,3 +142,20 @@ def test_what_does_not_fit_is_named():
     }.items():
         with pytest.raises(ValueError, match=re.escape(said)):
             call()
+
+
+@pytest.mark.parametrize(("groups", "transposed"), [(1, False), (24, False), (6, False), (2, True)])
+def test_integers_alone_are_their_definition(groups, transposed):
+    n, extra = 24, (0, 0)
+    panels = packed(n, 9 * 24 // groups, groups)
+    shape = ((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), groups, transposed, extra)
+    multiplier = torch.randint(2**30, 2**31 - 1, (n,), dtype=torch.int32)
+    shift = torch.randint(38, 45, (n,), dtype=torch.int32)
+    zeros = torch.tensor([3], dtype=torch.int8), torch.tensor([-7], dtype=torch.int8)
+    for bias in (None, torch.randint(-1000, 1000, (n,), dtype=torch.int32)):
+        arguments = (
+            codes(2, 24, 7, 6), zeros[0], panels, bias, n, *shape, multiplier, shift, zeros[1], -7, 127,
+        )  # fmt: skip
+        got, want = static_cpu.conv_fixed_static(*arguments), static_reference.conv_fixed_static(*arguments)
+        assert got.unique().numel() > 5
+        assert torch.equal(got, want)

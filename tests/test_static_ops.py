@@ -43,6 +43,10 @@ def calls():
     yield "conv_static", (image, each, a[1], kernels, None, 6, *shape, *NONE[:5], *out, None)
     flipped = ((2, 3), (2, 1), (1, 0, 1, 0), (1, 2), 2, True, (1, 0))
     yield "conv_static", (image, *a, kernels, None, 6, *flipped, *NONE)
+    whole, _ = packed(6, 2 * 3 * 4)
+    multiplier, shifts = torch.arange(1, 7, dtype=torch.int32) << 26, torch.full((6,), 38, dtype=torch.int32)
+    for bias in (None, torch.arange(6, dtype=torch.int32) * 100):
+        yield "conv_fixed_static", (image, a[1], whole, bias, 6, *shape, multiplier, shifts, out[1], -20, 100)
     x = torch.randn(2, 8, 9, 7).contiguous(memory_format=torch.channels_last)
     yield "quantize_static", (x, *a)
     yield "quantize_static", (x.half()[0, 0, 0], *a)

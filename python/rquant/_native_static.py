@@ -65,6 +65,26 @@ def conv(
     )  # fmt: skip
 
 
+def conv_fixed(
+    x: Array,
+    x_zero: Array,
+    sizes: tuple[int, ...],
+    panels: Array,
+    fixed: tuple[Array | None, Array, Array, Array],
+    ends: tuple[int, int],
+    out: Array,
+) -> None:
+    """`_rquant.conv_fixed`: `fixed` is bias, multiplier, shift (int32, one a channel) and zero point of the codes `out`."""
+    bias, multiplier, shift, out_zero = fixed
+    n = sizes[4]
+    _rquant.conv_fixed(
+        _typed(_rows(x), "x", "int8"), _typed(x_zero, "x_zero", "int8", 1), sizes, _typed(panels, "panels", "uint8"),
+        panels.nbytes, 0 if bias is None else _typed(bias, "bias", "int32", n), _typed(multiplier, "multiplier", "int32", n),
+        _typed(shift, "shift", "int32", n), _typed(out_zero, "out_zero", "int8", 1), *ends, _address(_rows(out), "out"),
+        get_num_threads(),
+    )  # fmt: skip
+
+
 def quantize(x: Array, scale: Array, zero: Array, codes: Array, finite: Array) -> None:
     """Codes of `x` into `codes`, both contiguous, and which of its samples are finite."""
     _rquant.quantize_static(

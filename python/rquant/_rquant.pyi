@@ -263,6 +263,27 @@ def conv_static(
     shape) are 0 for none. `out` is int8 codes where there is an `out_scale`, else (0) floats of `out_dtype`.
     """
 
+def conv_fixed(
+    x: int,
+    x_zero: int,
+    sizes: tuple[int, ...],
+    panels: int,
+    panels_len: int,
+    bias: int,
+    multiplier: int,
+    shift: int,
+    out_zero: int,
+    lo: int,
+    hi: int,
+    out: int,
+    threads: int,
+) -> None:
+    """`conv_static` finished in integers: `clamp(round((sum + bias) * multiplier / 2**shift) + out_zero, lo, hi)`.
+
+    `bias` (0 for none), `multiplier` and `shift` (1 to 62) are int32, one a channel; the 64-bit product is rounded once,
+    half to even. For weights with one scale a channel, which the multipliers hold, as they do that of `x`.
+    """
+
 def quantize_static(
     x: int, dtype: int, count: int, scale: int, zero: int, codes: int, finite: int, samples: int, threads: int
 ) -> None:

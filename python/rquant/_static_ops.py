@@ -138,6 +138,19 @@ define(
     elsewhere=reference.conv_static,
 )
 define(
+    "conv_fixed_static",
+    f"(Tensor x, Tensor x_zero, Tensor panels, Tensor? bias, int out_channels, {_CONV}, "
+    "Tensor multiplier, Tensor shift, Tensor out_zero, int lo, int hi) -> Tensor",
+    lambda x, x_zero, panels, bias, n, kernel, stride, padding, dilation, groups, transposed, extra, *_: _out(
+        x,
+        (x.shape[0], n, *conv_shape(x.shape[2:], kernel, stride, padding, dilation, transposed, extra)),
+        x,
+        None,
+    ),
+    on_cpu=static_cpu.conv_fixed_static,
+    elsewhere=reference.conv_fixed_static,
+)
+define(
     "add_static",
     f"(Tensor a, Tensor a_scale, Tensor a_zero, Tensor b, Tensor b_scale, Tensor b_zero, float lo, float hi, {_QPARAMS}) -> Tensor",
     lambda a, *_: torch.empty_like(a),
@@ -212,6 +225,7 @@ fake_quantize_static = torch.ops.rquant.fake_quantize_static.default
 inside_range_static = torch.ops.rquant.inside_range_static.default
 linear_static = torch.ops.rquant.linear_static.default
 conv_static = torch.ops.rquant.conv_static.default
+conv_fixed_static = torch.ops.rquant.conv_fixed_static.default
 add_static = torch.ops.rquant.add_static.default
 requantize_static = torch.ops.rquant.requantize_static.default
 concat_static = torch.ops.rquant.concat_static.default

@@ -4,7 +4,7 @@ use crate::arguments::{area, floats, floats_mut, slice, slice_mut, value_error};
 use crate::packed::{float32, parse};
 use crate::threads::run;
 use pyo3::prelude::*;
-use rquant::{Codes, Epilogue, Error, Geometry, Input, Output};
+use rquant::{Codes, Epilogue, Error, FixedPoint, Geometry, Input, Output};
 
 /// `[batch, height, width, channels, out channels, kernel 2, stride 2, padding 4, dilation 2, groups, transposed,
 /// output padding 2]`.
@@ -82,6 +82,41 @@ pub(crate) fn conv_static(
         Output::Codes(slice_mut("out", out, outputs)?, one("out_scale", out_scale)?, one("out_zero", out_zero)?)
     };
     run(py, threads, |executor| rquant::conv_static(input, &geometry, w, epilogue, out, executor))
+}
+
+#[pyfunction]
+pub(crate) fn conv_fixed(
+    py: Python<'_>,
+    x: usize,
+    x_zero: usize,
+    sizes: Sizes,
+    panels: usize,
+    panels_len: usize,
+    bias: usize,
+    multiplier: usize,
+    shift: usize,
+    out_zero: usize,
+    lo: i8,
+    hi: i8,
+    out: usize,
+    threads: usize,
+) -> PyResult<()> {
+    let geometry = geometry(sizes);
+    let [height, width] = geometry.out_size().map_err(value_error)?;
+    let (n, w) = (geometry.out_channels, parse(panels, panels_len)?);
+    let outputs = area(area(geometry.batch, area(height, width)?)?, n)?;
+    let inputs = area(area(geometry.batch, area(geometry.size[0], geometry.size[1])?)?, geometry.channels)?;
+    let input = Input { q: slice("x", x, inputs)?, scales: &[], zero: one("x_zero", x_zero)? };
+    let fixed = FixedPoint {
+        bias: (bias != 0).then(|| slice("bias", bias, n)).transpose()?,
+        multiplier: slice("multiplier", multiplier, n)?,
+        shift: slice("shift", shift, n)?,
+        zero: one("out_zero", out_zero)?,
+        lo,
+        hi,
+    };
+    let out = slice_mut("out", out, outputs)?;
+    run(py, threads, |executor| rquant::conv_fixed(input, &geometry, w, fixed, out, executor))
 }
 
 #[pyfunction]

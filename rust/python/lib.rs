@@ -22,7 +22,7 @@ mod _rquant {
     use crate::arguments as codes;
 
     #[pymodule_export]
-    use conv::{conv_size, conv_static, dequantize_static, quantize_static};
+    use conv::{conv_fixed, conv_size, conv_static, dequantize_static, quantize_static};
     #[pymodule_export]
     use cuda::{
         cuda_bitpack, cuda_compile, cuda_configure, cuda_dequantize, cuda_device, cuda_driver_present, cuda_linear,

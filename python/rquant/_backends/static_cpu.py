@@ -55,6 +55,28 @@ def conv_static(
     return out
 
 
+def conv_fixed_static(
+    x: Tensor, x_zero: Tensor, panels: Tensor, bias: Tensor | None, out_channels: int,
+    kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+    transposed: bool, output_padding: Sequence[int], multiplier: Tensor, shift: Tensor, out_zero: Tensor, lo: int, hi: int,
+) -> Tensor:  # fmt: skip
+    """`conv_static` finished in integers: `clamp(round((sum + bias) * multiplier / 2**shift) + out_zero, lo, hi)`, int8.
+
+    `bias`, `multiplier` and `shift` (1 to 62) are int32, one a channel; the exact product is rounded once, half to even.
+    """
+    batch, channels, height, width = x.shape
+    sizes = (
+        batch, height, width, channels, out_channels, *kernel, *stride, *padding, *dilation, groups, int(transposed),
+        *output_padding,
+    )  # fmt: skip
+    last = torch.channels_last
+    shape = (batch, out_channels, *_rquant.conv_size(sizes))
+    out = torch.empty(shape, dtype=torch.int8, memory_format=last)
+    fixed = (bias, multiplier, shift, out_zero)
+    _native_static.conv_fixed(x.contiguous(memory_format=last), x_zero, sizes, panels, fixed, (lo, hi), out)
+    return out
+
+
 def quantize_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
     """int8 codes of `x` with its strides where they are dense, and bool `[x.shape[0]]`: which samples are finite."""
     samples = x.shape[0] if x.dim() else 1

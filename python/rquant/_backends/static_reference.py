@@ -5,7 +5,7 @@ order that the kernels keep, so that integers come out equal. A fused multiply-a
 product of two float32 is exact there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -140,7 +140,25 @@ def conv_static(
     holds one value or one a sample. `addend`: codes of the output's shape. int8 codes under `out_scale`, `out_zero` if
     these are given, else floats of `dtype`. Output in channels-last memory.
     """
-    a = x.double() - x_zero.double()
+    shape = (kernel, stride, padding, dilation, groups, transposed, output_padding)
+    multiply = _convolution(x.double() - x_zero.double(), out_channels, *shape)
+    f = _products(_native.unpack(panels.cpu()).map(lambda t: t.to(x.device)), multiply)
+    out = _epilogue(f, x_scale, bias, *epilogue)  # type: ignore[arg-type]
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+def _convolution(
+    a: Tensor,
+    out_channels: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    transposed: bool,
+    output_padding: Sequence[int],
+) -> Callable[[Tensor], Tensor]:
+    """The convolution of float64 `a` by a weight `[out_channels, kh * kw * C / groups]`, channels innermost."""
     kh, kw = kernel
 
     def multiply(part: Tensor) -> Tensor:
@@ -154,9 +172,32 @@ def conv_static(
             a, weight, None, stride, padding[:2], output_padding, groups, dilation  # type: ignore[arg-type]
         )  # fmt: skip
 
-    f = _products(_native.unpack(panels.cpu()).map(lambda t: t.to(x.device)), multiply)
-    out = _epilogue(f, x_scale, bias, *epilogue)  # type: ignore[arg-type]
-    return out.contiguous(memory_format=torch.channels_last)
+    return multiply
+
+
+def conv_fixed_static(
+    x: Tensor, x_zero: Tensor, panels: Tensor, bias: Tensor | None, out_channels: int,
+    kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+    transposed: bool, output_padding: Sequence[int], multiplier: Tensor, shift: Tensor, out_zero: Tensor, lo: int, hi: int,
+) -> Tensor:  # fmt: skip
+    """`conv_static` finished in integers: `clamp(round((sum + bias) * multiplier / 2**shift) + out_zero, lo, hi)`, int8.
+
+    `bias`, `multiplier` and `shift` (1 to 62) are int32, one a channel; the exact product is rounded once, half to even. The
+    weight has one scale a channel, which the multipliers hold, as they do that of x.
+    """
+    q = _native.unpack(panels.cpu()).map(lambda t: t.to(x.device))
+    whole = unpack_codes(q.codes, q.cols, q.kind).double() - zeros_of(q.scale, q.zero_point, q.kind).double()
+    shape = (kernel, stride, padding, dilation, groups, transposed, output_padding)
+    total = _convolution(x.double() - x_zero.double(), out_channels, *shape)(whole).long()
+    bias, multiplier, shift = (
+        None if t is None else t.long().reshape(-1, 1, 1) for t in (bias, multiplier, shift)
+    )  # fmt: skip
+    product = (total if bias is None else total + bias).clamp(-(2**31), 2**31 - 1) * multiplier
+    below = product >> shift
+    rounded = (product + (1 << (shift - 1)) - 1 + (below & 1)) >> shift
+    return (
+        (rounded + out_zero.long()).clamp(lo, hi).to(torch.int8).contiguous(memory_format=torch.channels_last)
+    )
 
 
 def add_static(
