@@ -1,7 +1,7 @@
 //! Every kernel of every instruction set against the portable one: `==` for integers and elementwise loops, within
 //! rounding for float sums.
 
-use super::lanes::{Encoding, Groups, Levels, PanelZeros, Proximal, TRIED};
+use super::lanes::{Encoding, Groups, Levels, PanelZeros, Proximal, TRIED, Tile};
 use super::*;
 use crate::buffer::Shared;
 
@@ -264,4 +264,35 @@ fn rounding_is_half_to_even_and_clamps() {
 fn a_missing_level_says_what_there_is() {
     let err = named("avx1024").unwrap_err().to_string();
     assert!(err.contains("avx1024") && err.contains("portable"), "{err}");
+}
+
+/// Values within two units in the last place of where a code changes: codes by a reciprocal are those by a division.
+#[test]
+#[allow(unsafe_code)]
+fn codes_of_tiles_are_those_of_a_division() {
+    let scales = bytes(4 * 400, 11);
+    let scales = scales.as_chunks::<4>().0.iter().map(|b| f32::from_bits(u32::from_le_bytes(*b) >> 9 | 0x3f80_0000));
+    for (i, scale) in scales.chain([1.0, 2f32.powi(60) * 0.99, 2f32.powi(-60)]).enumerate() {
+        let base = [0, -127, 127, 5][i % 4];
+        let e = Encoding { scale, shift: 0.0, lo: (-127 - base) as f32, hi: (127 - base) as f32, base };
+        let around = |v: f32| [-2i32, -1, 0, 1, 2].map(|ulps| f32::from_bits(v.to_bits().wrapping_add_signed(ulps)));
+        let mut v: Vec<f32> = (-255..255).flat_map(|n| around((n as f32 + 0.5) * scale)).collect();
+        v.resize(v.len().next_multiple_of(64), f32::INFINITY);
+        let mut want = vec![0; v.len()];
+        portable::ISA.encode(&v, e, &mut want);
+        for isa in detected() {
+            for (v, want) in v.chunks(64).zip(want.chunks(64)) {
+                for (first, used) in [(0, 64), (0, 37), (5, 40)] {
+                    let (acc, ones, mut got) = ([0; 64], [1.0; 64], [0; 64]);
+                    let (at, addend, lo, hi) = (&[0], None, f32::NEG_INFINITY, f32::INFINITY);
+                    let (cols, factors) = (64, &[1.0]);
+                    let tile =
+                        Tile { cols, first, used, scales: &ones, bias: v, factors, addend, at, skip: first, lo, hi };
+                    // SAFETY: this function's own memory.
+                    isa.tile_codes(&acc, tile, e, unsafe { Shared::new(&mut got).rows(&[0], first, used) });
+                    assert_eq!(got[first..first + used], want[first..first + used], "{} {scale}", isa.name);
+                }
+            }
+        }
+    }
 }

@@ -9,11 +9,14 @@ pub(crate) struct Line {
     pub step: usize,
 }
 
+/// See [`Depthwise::products`].
+type ProductsFn = unsafe fn(&[u8], &[u8], [usize; 2], Option<&[i32; STRIP]>, &mut [i32]);
+
 /// The kernels of an instruction set.
 #[derive(Debug)]
 pub(crate) struct Depthwise {
     pub(super) columns: unsafe fn(&[Line], usize, &mut [u8]),
-    pub(super) products: unsafe fn(&[u8], &[u8], [usize; 2], Option<&[i32; STRIP]>, &mut [i32]),
+    pub(super) products: ProductsFn,
 }
 
 /// Bytes of a column: 4 rows of 16 channels.

@@ -27,7 +27,7 @@ pub(crate) struct TapTile<'a> {
 impl TapTile<'_> {
     /// Of a tap's codes, those that the tile reads.
     pub(crate) fn bytes(quads: usize, each: usize) -> usize {
-        if each == 0 { quads * 4 } else { STRIP / each * quads * 4 }
+        STRIP.checked_div(each).unwrap_or(1) * quads * 4
     }
 }
 
