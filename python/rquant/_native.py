@@ -3,8 +3,10 @@
 A matrix is 2-D, C-contiguous and in CPU memory. Results are of the framework that the input is of.
 """
 
+import math
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -93,12 +95,14 @@ def _address(array: Array, argument: str) -> int:
     return array.data_ptr()  # type: ignore[no-any-return]
 
 
+_name = lru_cache(maxsize=64)(lambda dtype: str(dtype).removeprefix("torch."))
+
+
 def _typed(array: Array, argument: str, dtype: str, size: int | None = None) -> int:
     """Address of `array`, once its dtype and number of elements are what the native side will read."""
-    if str(array.dtype).removeprefix("torch.") != dtype:
+    if _name(array.dtype) != dtype:
         raise ValueError(f"{argument}: expected dtype {dtype}, got {array.dtype}")
-    count = int(np.prod(array.shape))
-    if size is not None and count != size:
+    if size is not None and (count := math.prod(array.shape)) != size:
         raise ValueError(f"{argument}: expected {size} elements, got {count} (shape {tuple(array.shape)})")
     return _address(array, argument)
 
@@ -318,7 +322,7 @@ def linear(
     bias_at, bias_dtype = _bias(bias, n)
     scale_at = scales = 0
     if scale is not None:
-        scales = int(np.prod(scale.shape))
+        scales = math.prod(scale.shape)
         scale_at = _typed(scale, "scale", "float32", 1 if scales == 1 else m)
     # this runs once a layer and call: `nbytes` is the cheapest length of bytes
     _rquant.linear(
