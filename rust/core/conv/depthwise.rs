@@ -42,11 +42,11 @@ impl<'a> Channels<'a> {
     pub(super) fn multiply(&self, scales: &[f32], sink: &Sink, executor: &dyn Executor) {
         let (strips, threads) = (self.w.n().div_ceil(STRIP), executor.threads());
         let lines = self.patches.geometry.batch * self.patches.out_size[0];
-        // strips apart if they even out, since each task lays out its weights anew
+        // lines apart where there are enough; strips share cache lines of the output, so only several go apart
         let (by_strip, by_line) = match threads {
             1 => (strips, lines),
-            _ if strips >= threads * 4 => (strips.div_ceil(threads * 4), lines),
-            _ => (strips, lines.div_ceil(threads * 4)),
+            _ if lines >= threads * 4 => (strips, lines.div_ceil(threads * 2)),
+            _ => (strips.div_ceil(threads * 2).next_multiple_of(4), lines),
         };
         let across = strips.div_ceil(by_strip);
         executor.run(across * lines.div_ceil(by_line), &|task| {
