@@ -32,7 +32,7 @@ impl<'a> Channels<'a> {
     /// `None`: another driver's.
     pub(super) fn new(patches: &'a Patches<'a>, w: &PackedRef<'a>) -> Option<Self> {
         let isa = cpu::active().ok()?;
-        let (kernels, g) = (isa.depthwise()?, patches.geometry);
+        let (kernels, g) = (isa.depthwise(), patches.geometry);
         let single = g.groups == g.channels && g.groups == g.out_channels && g.transposed.is_none();
         let plain = w.qtype() == QuantType::Int8 && w.groups() == 1 && w.zero_kind() == ZeroKind::None;
         let short = w.k() <= 1 << 15;

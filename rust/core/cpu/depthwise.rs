@@ -57,8 +57,8 @@ impl Depthwise {
 }
 
 impl Isa {
-    /// Its depthwise kernels, if it has any.
-    pub(crate) fn depthwise(&self) -> Option<&Depthwise> {
-        self.depthwise.as_ref()
+    /// Its depthwise kernels.
+    pub(crate) fn depthwise(&self) -> &Depthwise {
+        &self.depthwise
     }
 }

@@ -115,7 +115,7 @@ pub struct Isa {
     /// Whether a fused multiply-add is one instruction.
     pub(crate) fused: bool,
     taps: Option<Taps>,
-    depthwise: Option<depthwise::Depthwise>,
+    depthwise: depthwise::Depthwise,
     lanes: lanes::Lanes,
 }
 

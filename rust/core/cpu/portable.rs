@@ -1,7 +1,8 @@
 //! The specification: slow, obvious, for any panel width. Every other kernel must give these bits.
 
+use super::depthwise::{COLUMN, Depthwise, Line};
 use super::lanes::lanes;
-use super::{Isa, Microkernel};
+use super::{Isa, Microkernel, STRIP};
 use crate::qtype::QuantType;
 
 pub(super) static ISA: Isa = Isa {
@@ -51,7 +52,7 @@ pub(super) static ISA: Isa = Isa {
     bf16: None,
     fused: false,
     taps: None,
-    depthwise: None,
+    depthwise: Depthwise { columns, products },
     lanes: lanes!(),
 };
 
@@ -124,5 +125,40 @@ fn float_tile(a: &[f32], stride: usize, rows: usize, b: &[f32], cols: usize, acc
                 *acc += a[r * stride + k] * w;
             }
         }
+    }
+}
+
+#[allow(unsafe_code)]
+unsafe fn columns(rows: &[Line], channels: usize, out: &mut [u8]) {
+    for (r, row) in rows.iter().enumerate() {
+        for (x, column) in out.chunks_exact_mut(COLUMN).enumerate() {
+            // SAFETY: so many codes are readable at each column, by the caller's promise.
+            let codes = unsafe { std::slice::from_raw_parts(row.at.wrapping_add(x * row.step), channels) };
+            for (quad, code) in column.chunks_exact_mut(4).zip(codes) {
+                quad[r] = code ^ 0x80;
+            }
+        }
+    }
+}
+
+fn products(
+    columns: &[u8],
+    weights: &[u8],
+    [stride, dilation]: [usize; 2],
+    start: Option<&[i32; STRIP]>,
+    acc: &mut [i32],
+) {
+    let (columns, _) = columns.as_chunks::<COLUMN>();
+    for (i, acc) in acc.as_chunks_mut::<STRIP>().0.iter_mut().enumerate() {
+        let mut sums = *start.unwrap_or(acc);
+        for (tap, w) in weights.as_chunks::<COLUMN>().0.iter().enumerate() {
+            let column = &columns[i * stride + tap * dilation];
+            for c in 0..STRIP {
+                for r in c * 4..c * 4 + 4 {
+                    sums[c] = sums[c].wrapping_add(i32::from(column[r]) * i32::from(w[r] as i8));
+                }
+            }
+        }
+        *acc = sums;
     }
 }

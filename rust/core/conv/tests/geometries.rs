@@ -29,6 +29,8 @@ fn the_shapes_of_networks() {
         Geometry { groups: 40, ..square(2, 9, 40, 40, 3, 2, 1) },
         Geometry { groups: 20, ..square(1, 6, 20, 40, 3, 1, 1) },
         Geometry { groups: 7, ..square(1, 6, 7, 7, 5, 1, 2) },
+        Geometry { groups: 28, ..square(2, 9, 28, 28, 7, 1, 3) },
+        Geometry { groups: 17, dilation: [1, 2], ..square(1, 15, 17, 17, 6, 2, 3) },
         Geometry { groups: 8, ..square(1, 6, 32, 32, 3, 1, 1) },
         Geometry { groups: 4, ..square(1, 6, 64, 64, 3, 2, 1) },
         Geometry { groups: 3, ..square(1, 5, 72, 72, 3, 1, 1) },

@@ -12,6 +12,7 @@
 //! weights, 2 broadcasts. The 6x16 tile of narrow codes: 12 int16 sums, 2 of weights, 1 broadcast, 1 product; int16
 //! sums move to int32 every few quads, before they could overflow.
 
+mod depthwise;
 mod float;
 mod integer;
 
@@ -75,7 +76,7 @@ pub(super) static ISA: Isa = Isa {
     bf16: None,
     fused: true,
     taps: None,
-    depthwise: None,
+    depthwise: depthwise::DEPTHWISE,
     lanes: lanes!("avx2,fma,f16c"),
 };
 

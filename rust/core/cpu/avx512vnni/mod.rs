@@ -85,7 +85,7 @@ const VNNI: Isa = Isa {
     bf16: None,
     fused: true,
     taps: Some(taps::TAPS),
-    depthwise: Some(depthwise::DEPTHWISE),
+    depthwise: depthwise::DEPTHWISE,
     lanes: Lanes {
         lookup: lookup::lookup,
         tile_codes: finish::tile_codes,
