@@ -19,7 +19,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo walkthrough six-steps eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream test test-rust test-python test-transformers lint format wheel clean bench-vision bench-efficientnet cuda-check
+.PHONY: help demo walkthrough six-steps eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream bench-vision bench-efficientnet test cuda-check test-rust test-python test-transformers lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list

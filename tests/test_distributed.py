@@ -207,9 +207,9 @@ class Tied(nn.Module):
 def loaded(mesh, path):
     packed, hold = [], rquant.nn.storage.hold
 
-    def watched(q, device, panels=None):
+    def watched(q, device, *rest):
         packed.append((q.codes.device.type, tuple(q.codes.shape)))
-        return hold(q, device, panels)
+        return hold(q, device, *rest)
 
     rquant.nn.storage.hold = watched
     try:
