@@ -241,3 +241,20 @@ def test_layers_that_are_alone_and_never_seen_stay_dynamic():
     x[0, 0, 0, 0] = torch.inf
     assert layer(x)[0].isnan().all()
     assert torch.equal(layer(x)[1], got[1])
+
+
+def test_an_image_alone_and_a_wrong_one():
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 1)).eval(), images()
+    calibrated(model, x)
+    rquant.freeze(model)
+    with torch.no_grad():
+        want = model(x)
+        assert torch.equal(model(x[1]), want[1])
+        for wrong in (x[:, :2], x[:, :, :2], torch.zeros(3, 0, 32, 32), x.repeat(1, 2, 1, 1)):
+            with pytest.raises((ValueError, RuntimeError)):
+                model(wrong)
+        line = calibrated(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)).eval(), torch.randn(3, 8))
+        rquant.freeze(line)
+        assert line(torch.zeros(0, 8)).shape == (0, 4)
+        with pytest.raises((ValueError, RuntimeError)):
+            line(torch.randn(3, 7))

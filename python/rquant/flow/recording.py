@@ -1,5 +1,6 @@
 """Watching a model while it runs on samples: what each layer sees, and which outputs stay among layers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ def current() -> "Recorder | None":
     return _current
 
 
-class Recorder:
+class Recorder(ABC):
     """Base of what calibrates: `input` and `output` are called with values in float while `recording()` lasts.
 
     Layers compute in float meanwhile, their weights rounded. Afterwards `flowing` holds the layers whose output reached
@@ -34,13 +35,13 @@ class Recorder:
         self.leaked: set[StaticLayer] = set()
         self.kept: dict[StaticLayer, int] = {}
 
+    @abstractmethod
     def input(self, layer: "StaticLayer", value: Tensor) -> None:
         """`value` is about to be `layer`'s input."""
-        raise NotImplementedError
 
+    @abstractmethod
     def output(self, layer: "StaticLayer", value: Tensor) -> None:
         """`value`, which came of `layer`'s output, is needed as codes by something other than a layer."""
-        raise NotImplementedError
 
     def reached(self, value: "Value") -> None:
         """A quantized layer read `value`."""

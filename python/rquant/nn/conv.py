@@ -126,6 +126,8 @@ class _Conv(StaticInput, PackedWeight):
         int8 = self.activations is not None and self.activations.kind == qint8.kind
         integer = int8 and not self.scheme.qtype.is_floating_point
         if integer and output_size is None and self.statically():
+            if input.dim() == len(self.kernel_size) + 1:
+                return self.forward(input.unsqueeze(0)).squeeze(0)
             return self.receive(self._padded(input))
         x = plain(input)
         if integer and output_size is None and not self.learns(x):
@@ -177,30 +179,33 @@ class _Conv(StaticInput, PackedWeight):
             self.transposed, extra,
         )  # fmt: skip
 
-    def _sizes(self, shape: Sequence[int]) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
-        """Of an input of this shape: arguments of `conv_static`, sizes for `_native_launch`, the output's shape. Found once."""
+    def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """See `flow.place.StaticLayer`."""
+        if torch.compiler.is_compiling():  # sizes may be symbols
+            return self._output_shape(shape, self._geometry())
+        return self._sizes(torch.Size(shape))[1]
+
+    def _output_shape(self, shape: Sequence[int], geometry: tuple[Any, ...]) -> tuple[int, ...]:
+        kernel, stride, borders, dilation, _, transposed, extra = geometry
+        size = (1, *shape[2:]) if len(shape) == 3 else shape[2:]
+        out = _static_ops.conv_shape(size, kernel, stride, borders, dilation, transposed, extra)
+        return (shape[0], self.out_channels, *out[4 - len(shape) :])
+
+    def _sizes(self, shape: torch.Size) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of an input of this shape: sizes for `_native_launch`, and the output's shape. Found once."""
         known = self.__dict__.setdefault("_known_sizes", {})
-        if shape not in known:
+        key = shape, self.stride, self.padding, self.dilation, self.output_padding
+        if key not in known:
             if len(known) > 16:
                 known.clear()
             geometry = kernel, stride, borders, dilation, groups, transposed, extra = self._geometry()
             size = (1, *shape[2:]) if len(shape) == 3 else tuple(shape[2:])
-            out = _static_ops.conv_shape(size, kernel, stride, borders, dilation, transposed, extra)
             sizes = (
-                shape[0], *size, self.in_channels, self.out_channels, *kernel, *stride, *borders, *dilation, groups,
+                shape[0], *size, shape[1], self.out_channels, *kernel, *stride, *borders, *dilation, groups,
                 int(transposed), *extra,
             )  # fmt: skip
-            known[shape] = geometry, sizes, (shape[0], self.out_channels, *out[4 - len(shape) :])
-        return known[shape]  # type: ignore[no-any-return]
-
-    def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
-        """See `flow.place.StaticLayer`."""
-        if torch.compiler.is_compiling():
-            kernel, stride, borders, dilation, _, transposed, extra = self._geometry()
-            size = (1, *shape[2:]) if len(shape) == 3 else shape[2:]
-            out = _static_ops.conv_shape(size, kernel, stride, borders, dilation, transposed, extra)
-            return (shape[0], self.out_channels, *out[4 - len(shape) :])
-        return self._sizes(torch.Size(shape))[2]
+            known[key] = sizes, self._output_shape(shape, geometry)
+        return known[key]  # type: ignore[no-any-return]
 
     def _convolve(self, x: Tensor, scale: Tensor, zero: Tensor, added: Any, rest: tuple[Any, ...]) -> Tensor:
         flat = x.dim() == 3
@@ -217,8 +222,8 @@ class _Conv(StaticInput, PackedWeight):
     ) -> Tensor:
         """See `flow.place.StaticLayer`."""
         codes, qparams = x.codes, None if to is None else to.qparams
-        if codes.dim() == 4 and _native_launch.possible(codes):
-            _, sizes, shape = self._sizes(codes.shape)
+        sizes, shape = self._sizes(codes.shape) if _native_launch.possible(codes) else ((), (0,))
+        if len(shape) == 4 and min(shape) > 0:  # the op says what is wrong with others
             out = torch.empty(
                 shape, dtype=dtype if to is None else torch.int8, memory_format=torch.channels_last
             )

@@ -225,7 +225,7 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         """See `flow.place.StaticLayer`."""
         panels, bias, n = self.panels(), self.float_bias(), self.out_features
         codes, qparams = x.codes.contiguous(), None if to is None else to.qparams
-        if addend is None and _native_launch.possible(codes):
+        if addend is None and codes.numel() and _native_launch.possible(codes):
             *rows, k = codes.shape
             out = torch.empty((*rows, n), dtype=dtype if to is None else torch.int8)
             m = codes.numel() // k

@@ -3,6 +3,7 @@
 `rquant.flow` says how; here is what a layer keeps for it.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -141,9 +142,9 @@ class StaticInput(nn.Module):
         """Whether `receive` is to take the input."""
         return self._buffers["input_scale"] is not None or recording.current() is not None
 
+    @abstractmethod
     def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
         """See `flow.place.StaticLayer`."""
-        raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StaticInput":
         held = {name: self._buffers[name] for name in BUFFERS}
