@@ -17,7 +17,7 @@ from . import _ops
 from ._autograd import SchemeArguments
 from ._backends import reference
 from ._backends.static_reference import LARGEST
-from ._static_ops import fake_quantize_static
+from ._static_ops import fake_quantize_static, inside_range_static
 
 
 def _of_scale(x: Tensor, scale: Tensor, zero: Tensor, lowest: int, highest: int) -> tuple[Tensor, Tensor]:
@@ -37,13 +37,12 @@ class _Activations(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, scale, zero = ctx.saved_tensors
+        if not ctx.needs_input_grad[1]:
+            return grad * inside_range_static(x, scale, zero), None, None
         inside, of_scale = _of_scale(x, scale, zero.float(), -LARGEST, LARGEST)
-        to_scale = None
-        if ctx.needs_input_grad[1]:
-            features = x[0].numel() if x.dim() > 1 else x.numel()
-            total = (grad.float() * of_scale).sum().reshape(scale.shape)
-            to_scale = total / math.sqrt(max(features, 1) * LARGEST)
-        return grad * inside, to_scale, None
+        features = x[0].numel() if x.dim() > 1 else x.numel()
+        total = (grad.float() * of_scale).sum().reshape(scale.shape)
+        return grad * inside, total / math.sqrt(max(features, 1) * LARGEST), None
 
 
 def fake_quantize_activations(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

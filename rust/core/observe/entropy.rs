@@ -66,16 +66,8 @@ impl Histogram {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::executor::Serial;
-    use crate::floats::Floats;
+    use super::super::histogram::of_values as of;
     use proptest::prelude::*;
-
-    fn of(x: &[f32]) -> Histogram {
-        let mut made = Histogram::new(4096).unwrap();
-        made.update(Floats::F32(x), &Serial).unwrap();
-        made
-    }
 
     proptest! {
         #[test]

@@ -203,6 +203,14 @@ fn place(x: &[f32], scale: f32, negative: i32, bins: u32, places: &mut [u32]) {
     }
 }
 
+/// What the searches' tests look at.
+#[cfg(test)]
+pub(super) fn of_values(x: &[f32]) -> Histogram {
+    let mut made = Histogram::new(4096).unwrap();
+    made.update(Floats::F32(x), &crate::executor::Serial).unwrap();
+    made
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -52,16 +52,9 @@ fn sum_of_squares(bins: &[(f64, f64, f64)], steps: Steps) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::histogram::of_values as of;
     use super::*;
-    use crate::executor::Serial;
-    use crate::floats::Floats;
     use proptest::prelude::*;
-
-    fn of(x: &[f32]) -> Histogram {
-        let mut made = Histogram::new(4096).unwrap();
-        made.update(Floats::F32(x), &Serial).unwrap();
-        made
-    }
 
     proptest! {
         #[test]
