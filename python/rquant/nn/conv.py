@@ -194,11 +194,11 @@ class _Conv(StaticInput, PackedWeight):
     def _sizes(self, shape: torch.Size) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Of an input of this shape: sizes for `_native_launch`, and the output's shape. Found once."""
         known = self.__dict__.setdefault("_known_sizes", {})
-        key = shape, self.stride, self.padding, self.dilation, self.output_padding
+        geometry = kernel, stride, borders, dilation, groups, transposed, extra = self._geometry()
+        key = shape, geometry
         if key not in known:
             if len(known) > 16:
                 known.clear()
-            geometry = kernel, stride, borders, dilation, groups, transposed, extra = self._geometry()
             size = (1, *shape[2:]) if len(shape) == 3 else tuple(shape[2:])
             sizes = (
                 shape[0], *size, shape[1], self.out_channels, *kernel, *stride, *borders, *dilation, groups,
