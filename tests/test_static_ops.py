@@ -107,6 +107,21 @@ def test_convolution_is_torchs_of_what_the_codes_mean(groups, transposed, scheme
     assert got.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("scheme", [(8, -1, True), (4, 16, False)], ids=str)
+@pytest.mark.parametrize("added", [False, True])
+def test_codes_are_those_of_the_floats_but_for_the_rounding_of_folded_scales(scheme, added):
+    panels, _ = packed(64, 256, *scheme)
+    x, bias, out = codes(500, 256), torch.randn(64), params(0.8, -20)
+    addend = (codes(500, 64, seed=1), *params(0.3, 5)) if added else (None, None, None)
+    given = (x, *params(0.05, -30), panels, bias, 64, *addend, -5.0, 60.0)
+    got = _static_ops.linear_static(*given, *out, None)
+    floats = _static_ops.linear_static(*given, None, None, torch.float32)
+    off = (got.int() - _static_ops.quantize_static(floats, *out)[0]).abs()
+    assert got.unique().numel() > 60
+    assert off.max() <= 1
+    assert (off > 0).float().mean() < 1e-3
+
+
 def test_codes_beyond_the_range_are_clipped_and_samples_that_are_not_finite_are_said():
     x = torch.tensor([[0.0, 1.0, 400.0], [-400.0, math.nan, 0.05]])
     q, finite = _static_ops.quantize_static(x, *params(0.1, -20))

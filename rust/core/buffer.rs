@@ -134,8 +134,10 @@ impl<T: Plain> Shared<T> {
     /// Rows of `len` elements that begin `skip` elements after each of `at`.
     ///
     /// # Safety
-    /// The memory still lives, and nobody else touches these rows as long as they are in use.
-    pub(crate) unsafe fn rows(self, at: &[usize], skip: usize, len: usize) -> Rows<'_, T> {
+    /// None of `at` is beyond `last`; the memory still lives, and nobody else touches these rows as long as they are in use.
+    pub(crate) unsafe fn rows(self, at: &[usize], last: usize, skip: usize, len: usize) -> Rows<'_, T> {
+        assert!(last + skip + len <= self.len, "shared range");
+        debug_assert!(at.iter().all(|at| *at <= last));
         Rows { memory: self, at, skip, len }
     }
 
@@ -191,10 +193,35 @@ pub(crate) struct Rows<'a, T> {
 impl<T: Plain> Rows<'_, T> {
     #[inline]
     pub(crate) fn row(&mut self, r: usize) -> &mut [T] {
-        let at = self.at[r] + self.skip;
-        assert!(at + self.len <= self.memory.len, "row");
-        // SAFETY: in range (asserted) and promised to be ours alone.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.at.add(at), self.len) }
+        // SAFETY: in range (`rows` asserted the last row) and promised to be ours alone.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.at.add(self.at[r] + self.skip), self.len) }
+    }
+
+    /// Elements of a row.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Elements of the memory.
+    #[inline]
+    pub(crate) fn memory_len(&self) -> usize {
+        self.memory.len
+    }
+
+    /// Where in the memory rows `first..first + N` begin; in the place of those after the last, that.
+    #[inline]
+    pub(crate) fn offsets<const N: usize>(&self, first: usize) -> [usize; N] {
+        let last = self.at.len() - 1;
+        std::array::from_fn(|i| self.at[(first + i).min(last)] + self.skip)
+    }
+
+    /// # Safety
+    /// A row begins at `offset`.
+    #[inline]
+    pub(crate) unsafe fn pointer(&mut self, offset: usize) -> *mut T {
+        // SAFETY: within the memory.
+        unsafe { self.memory.at.add(offset) }
     }
 }
 

@@ -6,6 +6,7 @@ product of two float32 is exact there.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,8 +70,31 @@ def inside_range_static(x: Tensor, scale: Tensor, zero: Tensor, dim: int | None 
     return (steps >= -LARGEST) & (steps <= LARGEST)
 
 
+class _Part(NamedTuple):
+    """Of a product, what one group of steps gives."""
+
+    sums: Tensor
+    """Exact integers as float32, `[n, channels, ...]`."""
+    scale: Tensor
+    """The weight's, one a channel, so that it broadcasts to `sums`."""
+
+
+def _weighted(parts: Sequence[_Part]) -> Tensor:
+    """`f`: each group's sums times its scales, added up in order."""
+    f = parts[0].sums * parts[0].scale
+    for part in parts[1:]:
+        f = fma(part.sums, part.scale, f)
+    return f
+
+
+def _add(v: Tensor, addend: Tensor | None, scale: Tensor, zero: Tensor | None) -> Tensor:
+    if addend is None:
+        return v
+    return fma(scale, addend.float() - zero.float(), v)  # type: ignore[union-attr]
+
+
 def _epilogue(
-    f: Tensor,
+    parts: Sequence[_Part],
     x_scale: Tensor,
     bias: Tensor | None,
     addend: Tensor | None,
@@ -82,29 +106,47 @@ def _epilogue(
     out_zero: Tensor | None,
     dtype: torch.dtype | None,
 ) -> Tensor:
-    """What is done to `f`, the sums times the weight's scales, `[n, channels, ...]`; `x_scale` of one value or one a sample."""
-    x_scale = x_scale.reshape(-1, *[1] * (f.dim() - 1))
-    channels = (-1, *[1] * (f.dim() - 2))
-    v = f * x_scale if bias is None else fma(f, x_scale, bias.float().reshape(channels))
-    if addend is not None:
-        v = fma(addend_scale, addend.float() - addend_zero.float(), v)  # type: ignore[arg-type, union-attr]
-    v = v.clamp(lo, hi)
-    return v.to(dtype) if out_scale is None else encode(v, out_scale, out_zero)  # type: ignore[arg-type]
+    """What is done to the sums; `x_scale` of one value or one a sample.
+
+    Floats are `clamp(addend + (f * x_scale + bias))`. Where codes are asked for, their steps are the unit: scales are
+    folded into one multiplier a channel, `m = scale * (x_scale / out_scale)`, and `v = fma(sums, m, bias / out_scale)`
+    (of weights with several scales a channel `fma(f, x_scale / out_scale, ..)`), and the clamp is that of codes, to those
+    of its ends. NaN, as of a sample whose scale is none, becomes the lower end.
+    """
+    x_scale = x_scale.reshape(-1, *[1] * (parts[0].sums.dim() - 1))
+    bias = torch.zeros(1) if bias is None else bias.float()
+    bias = bias.to(x_scale.device).reshape(-1, *[1] * (parts[0].sums.dim() - 2))
+    if out_scale is None or out_zero is None:
+        v = fma(_weighted(parts), x_scale, bias)
+        return _add(v, addend, addend_scale, addend_zero).clamp(lo, hi).to(dtype)
+    factor, bias = x_scale / out_scale, bias / out_scale
+    if len(parts) == 1:
+        v = fma(parts[0].sums, parts[0].scale * factor, bias)
+    else:
+        v = fma(_weighted(parts), factor, bias)
+    v = _add(v, addend, None if addend_scale is None else addend_scale / out_scale, addend_zero)
+    return _to_codes(v, lo, hi, out_scale, out_zero)
 
 
-def _products(q: QMatrix, multiply) -> Tensor:  # type: ignore[no-untyped-def]
-    """`f`: each group's exact sums, by `multiply(integers [n, k])` in float64, times its scales, added up in order."""
+def _to_codes(v: Tensor, lo: float, hi: float, scale: Tensor, zero: Tensor) -> Tensor:
+    """Codes of values in their own steps: `clip(round_half_even(v) + zero, encode(lo), encode(hi))`; NaN is the lower end."""
+    least, most = (encode(v.new_tensor(end), scale, zero).float() for end in (lo, hi))
+    q = v.round() + zero
+    return torch.where(q.isnan(), least, q).clamp(least, most).to(torch.int8)
+
+
+def _products(q: QMatrix, multiply: Callable[[Tensor], Tensor]) -> list[_Part]:
+    """Each group's exact sums, by `multiply(integers [n, k])` in float64, and its scales."""
     codes = unpack_codes(q.codes, q.cols, q.kind).double()
     whole = codes - expand(zeros_of(q.scale, q.zero_point, q.kind), q.cols, q.group_size).double()
     size = max(q.cols, 1) if q.group_size == -1 else q.group_size
-    f = None
+    parts = []
     for g in range(q.scale.shape[1]):
         part = torch.zeros_like(whole)
         part[:, g * size : (g + 1) * size] = whole[:, g * size : (g + 1) * size]
         sums = multiply(part).float()
-        scale = q.scale[:, g].float().reshape(-1, *[1] * (sums.dim() - 2))
-        f = sums * scale if f is None else fma(sums, scale, f)
-    return f  # type: ignore[return-value]
+        parts.append(_Part(sums, q.scale[:, g].float().reshape(-1, *[1] * (sums.dim() - 2))))
+    return parts
 
 
 def linear_static(
@@ -112,10 +154,10 @@ def linear_static(
 ) -> Tensor:
     """Codes `[..., k]` times a packed weight `[n, k]`; the epilogue's arguments as `conv_static`'s."""
     a = (x.double() - x_zero.double()).reshape(-1, x.shape[-1])
-    f = _products(_native.unpack(panels.cpu()).map(lambda t: t.to(x.device)), lambda w: a @ w.T)
+    parts = _products(_native.unpack(panels.cpu()).map(lambda t: t.to(x.device)), lambda w: a @ w.T)
     addend, *rest = epilogue
     flat = addend.reshape(-1, n) if isinstance(addend, Tensor) else None
-    return _epilogue(f, x_scale, bias, flat, *rest).reshape(*x.shape[:-1], n)  # type: ignore[arg-type]
+    return _epilogue(parts, x_scale, bias, flat, *rest).reshape(*x.shape[:-1], n)  # type: ignore[arg-type]
 
 
 def conv_static(
@@ -142,8 +184,8 @@ def conv_static(
     """
     shape = (kernel, stride, padding, dilation, groups, transposed, output_padding)
     multiply = _convolution(x.double() - x_zero.double(), out_channels, *shape)
-    f = _products(_native.unpack(panels.cpu()).map(lambda t: t.to(x.device)), multiply)
-    out = _epilogue(f, x_scale, bias, *epilogue)  # type: ignore[arg-type]
+    parts = _products(_native.unpack(panels.cpu()).map(lambda t: t.to(x.device)), multiply)
+    out = _epilogue(parts, x_scale, bias, *epilogue)  # type: ignore[arg-type]
     return out.contiguous(memory_format=torch.channels_last)
 
 

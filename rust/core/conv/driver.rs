@@ -23,7 +23,7 @@ const ROWS: usize = if cfg!(test) { 24 } else { 192 };
 #[allow(unsafe_code)]
 pub(super) fn multiply(
     patches: &Patches,
-    scales: &[f32],
+    factors: &[f32],
     w: &PackedRef,
     sink: &Sink,
     executor: &dyn Executor,
@@ -55,10 +55,14 @@ pub(super) fn multiply(
                 }
                 continue;
             }
-            let mut f = product.sums(&packed, range.len(), &panel);
+            let mut f = product.sums(&packed, range.len(), &sink.prepared(panel));
             let f = f.finish(isa);
             for (row, f) in range.clone().zip(f.chunks_exact(panel.cols)) {
-                let factor = scales[if scales.len() == 1 { 0 } else { row / pixels }];
+                let factor = match factors {
+                    [] => 1.0,
+                    [factor] => *factor,
+                    factors => factors[row / pixels],
+                };
                 let columns = panel.first + used.start..panel.first + used.end;
                 // SAFETY: the output lives as long as the call; this task alone has these rows of this group's channels.
                 unsafe { sink.write(isa, &f[used.clone()], row, columns, factor) };

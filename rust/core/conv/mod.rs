@@ -1,10 +1,7 @@
 //! Statically quantized products: convolutions, and matrix products as 1x1 ones, of int8 activations that share one scale
 //! and one zero point, with the next layer's quantization fused.
 //!
-//! Of each output, in this order: `acc_g = Σ (a − z)(q − Z)` exactly, for each group g of weights that shares a scale;
-//! `f = fma(float(acc_g), scale_g, f)`; `v = fma(f, scale of x, bias)`; `v = fma(scale of addend, addend, v)`; a clamp; and
-//! `q = round_half_even(v / scale) + zero`, clipped to ±127. The same bits on every instruction set, with any number of
-//! threads and whatever kernel is taken.
+//! The same bits on every instruction set, with any number of threads and whatever kernel is taken.
 
 mod addresses;
 mod codes;
@@ -17,6 +14,7 @@ mod merged;
 mod output;
 mod patches;
 mod phases;
+mod requantization;
 #[cfg(test)]
 mod tests;
 
@@ -51,6 +49,14 @@ pub struct Input<'a> {
 /// `out[batch, out height, out width, out channels]`, a convolution of `x` by the rows of `w`
 /// `[out channels, kernel height * kernel width * channels / groups]`, channels innermost.
 ///
+/// Of each output, in this order: `acc_g = Σ (a − z)(q − Z)` exactly, for each group g of weights that shares a scale;
+/// `f = fma(float(acc_g), scale_g, f)`; `v = fma(f, scale of x, bias)`; `v = fma(addend, scale of addend, v)`; a clamp.
+///
+/// Where the output is codes, the unit is their steps, and scales are folded: `r = scale of x / scale`;
+/// `v = fma(float(acc), scale_0 · r, bias / scale)`, or of several groups `fma(f, r, bias / scale)`;
+/// `v = fma(addend, scale of addend / scale, v)`; then `q = round_half_even(v) + zero`, clipped to the codes of the clamp's
+/// ends, which are within ±127. NaN becomes the lower end.
+///
 /// # Errors
 /// [`Error::Mismatch`] for lengths and a geometry that do not fit each other, scales that are not positive numbers, zero
 /// points below -127, float8 weights.
@@ -63,7 +69,7 @@ pub fn conv_static(
     executor: &dyn Executor,
 ) -> Result<()> {
     let (out_size, rows) = check(&x, geometry, &w)?;
-    let sink = Sink::new(epilogue, &mut out, rows, geometry.out_channels)?;
+    let sink = Sink::new(epilogue, &mut out, rows, &w, x.scales)?;
     convolve(&x, geometry, out_size, &w, &sink, executor)
 }
 
@@ -126,18 +132,19 @@ fn convolve(
     }
     let work = rows.saturating_mul(geometry.out_channels).saturating_mul(w.k());
     let executor = if work < SERIAL { &Serial } else { executor };
+    let factors = sink.factors(x.scales);
     if let Some(channels) = Channels::new(&patches, w).filter(|_| sink.is_plain()) {
-        channels.multiply(x.scales, sink, executor);
+        channels.multiply(factors, sink, executor);
         return Ok(());
     }
     if !sink.is_plain() || !Direct::takes(w) {
-        return driver::multiply(&patches, x.scales, w, sink, executor);
+        return driver::multiply(&patches, factors, w, sink, executor);
     }
     let quads = geometry.group_channels().is_multiple_of(4);
     let merged = if quads { None } else { Merged::new(&patches, w) };
     let of_merged = merged.as_ref().map(|merged| merged.patches(x.zero, out_size));
     let direct = Direct::new(of_merged.as_ref().unwrap_or(&patches), w, merged.as_ref())?;
-    direct.multiply(x.scales, sink, executor);
+    direct.multiply(factors, sink, executor);
     Ok(())
 }
 

@@ -3,12 +3,13 @@
 use super::fixed::FixedPoint;
 use super::patches::Patches;
 use super::phases::Phase;
+use super::requantization::Requantization;
 use crate::buffer::{Scratch, Shared};
-use crate::cpu::lanes::{Encoding, Finish, Tile};
-use crate::cpu::{Isa, STRIP, TapTile, Taps};
+use crate::cpu::lanes::{Encoding, Finish, Folded, Tile};
+use crate::cpu::{self, Isa, STRIP, TapTile, Taps};
 use crate::error::{Error, Result, check_len};
 use crate::floats::{FloatsMut, SharedOut};
-use crate::prepack::Panel;
+use crate::prepack::{PackedRef, Panel};
 use std::ops::Range;
 
 /// int8 codes in `[-127, 127]` under one scale and zero point: `x ≈ scale · (q − zero)`.
@@ -22,7 +23,8 @@ pub struct Codes<'a> {
     pub zero: i8,
 }
 
-/// What is done to `v = Σ… · scale + bias` before it is written.
+/// What is done to `v = Σ… · scale + bias` before it is written. Where the output is codes,
+/// scales are folded: see [`conv_static`](super::conv_static).
 #[derive(Clone, Copy, Debug)]
 pub struct Epilogue<'a> {
     /// One a channel.
@@ -89,16 +91,22 @@ pub(super) struct Sink<'a> {
     place: Place<'a>,
 }
 
-#[derive(Clone, Copy)]
 enum Place<'a> {
-    Codes(Shared<u8>, Encoding),
+    Codes(Shared<u8>, Requantization),
     Floats(SharedOut),
     Fixed(Shared<u8>, FixedPoint<'a>),
 }
 
 impl<'a> Sink<'a> {
-    /// For an output `[rows, channels]`.
-    pub(super) fn new(epilogue: Epilogue<'a>, out: &'a mut Output, rows: usize, channels: usize) -> Result<Self> {
+    /// For an output of `rows` rows and the channels of `w`, of an input with `scales`.
+    pub(super) fn new(
+        epilogue: Epilogue<'a>,
+        out: &'a mut Output,
+        rows: usize,
+        w: &PackedRef,
+        scales: &[f32],
+    ) -> Result<Self> {
+        let channels = w.n();
         check_len("out", rows * channels, out.len())?;
         if let Some(bias) = epilogue.bias {
             check_len("bias", channels, bias.len())?;
@@ -115,7 +123,10 @@ impl<'a> Sink<'a> {
             Output::Codes(q, scale, zero) => {
                 check_scale("out_scale", *scale)?;
                 check_zero("out_zero", *zero)?;
-                Place::Codes(Shared::bytes(q), encoding(*scale, *zero))
+                Place::Codes(
+                    Shared::bytes(q),
+                    Requantization::new(cpu::active()?, &epilogue, w, scales, (*scale, *zero)),
+                )
             }
             Output::Floats(x) => Place::Floats(x.share()),
         };
@@ -139,14 +150,24 @@ impl<'a> Sink<'a> {
     /// The output is still borrowed, and nobody else touches these channels of this row.
     #[allow(unsafe_code)]
     pub(super) unsafe fn write_integers(&self, isa: &Isa, acc: &[i32], row: usize, columns: Range<usize>) {
-        if let Place::Fixed(out, fixed) = self.place {
+        if let Place::Fixed(out, fixed) = &self.place {
             // SAFETY: the caller's promise.
             let out = unsafe { out.slice(row * self.channels + columns.start, columns.len()) };
             fixed.finish(isa, acc, columns, out);
         }
     }
 
-    /// Finish the sums `f` of one row's channels `columns`; `factor` is the row's scale.
+    /// The rows' factors, one an image, where an input with `scales` has several or values need one; else none.
+    pub(super) fn factors<'s>(&'s self, scales: &'s [f32]) -> &'s [f32] {
+        if let Place::Codes(_, rule) = &self.place { &rule.factors } else { scales }
+    }
+
+    /// A panel as [`Sink::write`] takes its sums.
+    pub(super) fn prepared<'p>(&self, panel: Panel<'p>) -> Panel<'p> {
+        if let Place::Codes(_, rule) = &self.place { rule.unscaled(panel) } else { panel }
+    }
+
+    /// Finish the sums `f` of one row's channels `columns`, of a panel as [`Sink::prepared`] gives it; `factor` is the row's.
     ///
     /// # Safety
     /// The output is still borrowed, and nobody else touches these channels of this row.
@@ -154,19 +175,18 @@ impl<'a> Sink<'a> {
     pub(super) unsafe fn write(&self, isa: &Isa, f: &[f32], row: usize, columns: Range<usize>, factor: f32) {
         let (at, len) = (row * self.channels + columns.start, columns.len());
         let Epilogue { bias, addend, lo, hi } = self.epilogue;
-        let finish = Finish {
-            factor,
-            bias: bias.map(|bias| &bias[columns]),
-            addend: addend.map(|a| (&a.q[at..at + len], a.scale, i32::from(a.zero))),
-            lo,
-            hi,
-        };
-        match self.place {
-            // SAFETY: the caller's promise.
-            Place::Codes(out, encoding) => isa.requantize(f, finish, encoding, unsafe { out.slice(at, len) }),
+        match &self.place {
+            Place::Codes(out, rule) => {
+                let (multipliers, bias) = rule.channels(columns);
+                let folded = Folded { multipliers, factor, bias, addend: rule.addend(&self.epilogue, at) };
+                // SAFETY: the caller's promise.
+                isa.requantize(f, folded, rule.steps, unsafe { out.slice(at, len) });
+            }
             Place::Floats(out) => {
+                let bias = bias.map(|bias| &bias[columns]);
+                let addend = addend.map(|a| (&a.q[at..at + len], a.scale, i32::from(a.zero)));
                 let mut values = Scratch::of::<f32>(len);
-                isa.values(f, finish, values.as_mut());
+                isa.values(f, Finish { factor, bias, addend, lo, hi }, values.as_mut());
                 // SAFETY: the caller's promise.
                 unsafe { out.write(at, values.as_slice()) }
             }
@@ -174,10 +194,9 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Whether [`Sink::write_tile`] can encode: the scale is far from the ends of float32.
+    /// Whether [`Sink::write_tile`] takes the sums: no code's value is beyond int32.
     pub(super) fn is_plain(&self) -> bool {
-        let far = 2f32.powi(60);
-        !matches!(self.place, Place::Codes(_, e) if !(1.0 / far..far).contains(&e.scale))
+        !matches!(&self.place, Place::Codes(_, rule) if !rule.bounded)
     }
 
     /// The columns `columns` of a panel, of which `used` (of the panel's) are outputs.
@@ -191,11 +210,17 @@ impl<'a> Sink<'a> {
             scales: [0.0; COLS],
             bias: [0.0; COLS],
         };
-        for (i, c) in columns.enumerate() {
-            of.scales[i] = panel.scales.get(c);
-            if let (Some(bias), true) = (self.epilogue.bias, used.contains(&c)) {
-                of.bias[i] = bias[panel.first + c];
-            }
+        let inside = used.start - columns.start..used.end - columns.start;
+        let channels = panel.first + used.start..panel.first + used.end;
+        if let Place::Codes(_, rule) = &self.place {
+            let (multipliers, bias) = rule.channels(channels);
+            of.scales[inside.clone()].copy_from_slice(multipliers);
+            of.bias[inside].copy_from_slice(bias);
+            return of;
+        }
+        inside.clone().for_each(|i| of.scales[i] = panel.scales.get(columns.start + i));
+        if let Some(bias) = self.epilogue.bias {
+            of.bias[inside].copy_from_slice(&bias[channels]);
         }
         of
     }
@@ -205,30 +230,29 @@ impl<'a> Sink<'a> {
     /// # Safety
     /// Those of [`Taps::tile`] and [`Sink::write_tile`].
     #[allow(unsafe_code)]
-    pub(super) unsafe fn try_tile(&self, taps: &Taps, t: &TapTile, of: &Columns, rows: (&[usize], &[f32])) -> bool {
-        let Place::Codes(out, e) = self.place else { return false };
+    pub(super) unsafe fn try_tile(&self, taps: &Taps, t: &TapTile, of: &Columns, rows: Places) -> bool {
+        let Place::Codes(out, rule) = &self.place else { return false };
         let strips = of.first == 0 && of.used > of.cols - STRIP && t.each == 0;
-        let plain = strips && self.epilogue.addend.is_none();
+        let plain = strips && rows.factors.is_empty();
         if plain {
+            let tile = self.tile(of, rows, rule.addend(&self.epilogue, 0));
             // SAFETY: the caller's promises.
-            unsafe { taps.codes(t, self.tile(of, rows), e, out.rows(rows.0, of.skip, of.used)) }
+            unsafe { taps.codes(t, tile, rule.steps, out.rows(rows.at, rows.last, of.skip, of.used)) }
         }
         plain
     }
 
-    fn tile<'t>(&'t self, of: &'t Columns, (at, factors): (&'t [usize], &'t [f32])) -> Tile<'t> {
+    fn tile<'t>(&self, of: &'t Columns, rows: Places<'t>, addend: Option<(&'t [i8], f32, i32)>) -> Tile<'t> {
         Tile {
             cols: of.cols,
             first: of.first,
             used: of.used,
             scales: &of.scales[..of.cols],
             bias: &of.bias[..of.cols],
-            factors,
-            addend: self.epilogue.addend.map(|a| (a.q, a.scale, i32::from(a.zero))),
-            at,
+            factors: rows.factors,
+            addend,
+            at: rows.at,
             skip: of.skip,
-            lo: self.epilogue.lo,
-            hi: self.epilogue.hi,
         }
     }
 
@@ -237,28 +261,32 @@ impl<'a> Sink<'a> {
     /// # Safety
     /// The output is still borrowed, and nobody else touches these channels of these rows.
     #[allow(unsafe_code)]
-    pub(super) unsafe fn write_tile(&self, isa: &Isa, acc: &[i32], of: &Columns, rows: (&[usize], &[f32])) {
-        let (tile, at) = (self.tile(of, rows), rows.0);
-        match self.place {
-            // SAFETY: the caller's promise.
-            Place::Codes(out, e) => isa.tile_codes(acc, tile, e, unsafe { out.rows(at, of.skip, of.used) }),
-            // SAFETY: as above.
-            Place::Fixed(out, fixed) => unsafe { fixed.finish_tile(isa, acc, of, at, out) },
-            Place::Floats(out) => match out.float32() {
+    pub(super) unsafe fn write_tile(&self, isa: &Isa, acc: &[i32], of: &Columns, rows: Places) {
+        let Places { at, last, .. } = rows;
+        let out = match &self.place {
+            Place::Floats(out) => out,
+            Place::Codes(out, rule) => {
+                let tile = self.tile(of, rows, rule.addend(&self.epilogue, 0));
                 // SAFETY: the caller's promise.
-                Some(out) => isa.tile_values(acc, tile, unsafe { out.rows(at, of.skip, of.used) }),
-                None => {
-                    let mut values = Scratch::of::<f32>(at.len() * of.used);
-                    let here: Vec<usize> = (0..at.len()).map(|r| r * of.used).collect();
-                    // SAFETY: this function's own memory.
-                    let rows = unsafe { Shared::new(values.as_mut()).rows(&here, 0, of.used) };
-                    isa.tile_values(acc, tile, rows);
-                    for (at, values) in at.iter().zip(values.as_slice().chunks_exact(of.used)) {
-                        // SAFETY: the caller's promise.
-                        unsafe { out.write(at + of.skip, values) }
-                    }
-                }
-            },
+                return isa.tile_codes(acc, tile, rule.steps, unsafe { out.rows(at, last, of.skip, of.used) });
+            }
+            // SAFETY: as above.
+            Place::Fixed(out, fixed) => return unsafe { fixed.finish_tile(isa, acc, of, at, *out) },
+        };
+        let Epilogue { addend, lo, hi, .. } = self.epilogue;
+        let tile = self.tile(of, rows, addend.map(|a| (a.q, a.scale, i32::from(a.zero))));
+        if let Some(out) = out.float32() {
+            // SAFETY: as above.
+            return isa.tile_values(acc, tile, (lo, hi), unsafe { out.rows(at, last, of.skip, of.used) });
+        }
+        let mut values = Scratch::of::<f32>(at.len() * of.used);
+        let here: Vec<usize> = (0..at.len()).map(|r| r * of.used).collect();
+        // SAFETY: this function's own memory.
+        let rows = unsafe { Shared::new(values.as_mut()).rows(&here, here[here.len() - 1], 0, of.used) };
+        isa.tile_values(acc, tile, (lo, hi), rows);
+        for (at, values) in at.iter().zip(values.as_slice().chunks_exact(of.used)) {
+            // SAFETY: the caller's promise.
+            unsafe { out.write(at + of.skip, values) }
         }
     }
 }
@@ -277,33 +305,47 @@ pub(super) struct Columns {
     bias: [f32; COLS],
 }
 
-/// Where the rows of a task are written, and their scales.
+/// Where the rows of a task are written, and their factors.
 pub(super) struct TileRows {
     at: Vec<usize>,
+    last: usize,
     factors: Vec<f32>,
 }
 
+/// Some of them.
+#[derive(Clone, Copy)]
+pub(super) struct Places<'a> {
+    /// Where in the output each row begins; none after `last`.
+    at: &'a [usize],
+    last: usize,
+    /// None where columns have them.
+    factors: &'a [f32],
+}
+
 impl TileRows {
-    /// Rows `range` of a phase.
-    pub(super) fn new(patches: &Patches, phase: &Phase, scales: &[f32], range: Range<usize>, sink: &Sink) -> Self {
+    /// Rows `range` of a phase; `factors` as [`Sink::factors`] gives them.
+    pub(super) fn new(patches: &Patches, phase: &Phase, factors: &[f32], range: Range<usize>, sink: &Sink) -> Self {
         let (places, pixels) = (phase.grid[0] * phase.grid[1], patches.out_size[0] * patches.out_size[1]);
         let row = |row: usize| {
             let (image, place) = (row / places, row % places);
             let pixel = phase.pixel([place / phase.grid[1], place % phase.grid[1]], patches.out_size);
             (image * pixels + pixel) * sink.channels
         };
-        let factors = match scales {
-            [scale] => vec![*scale; range.len()],
-            scales => range.clone().map(|row| scales[row / places]).collect(),
+        let factors = match factors {
+            [] => Vec::new(),
+            [factor] => vec![*factor; range.len()],
+            factors => range.clone().map(|row| factors[row / places]).collect(),
         };
         // divisions would show where k is short
-        let at =
+        let at: Vec<usize> =
             if phase.is_whole() { range.map(|row| row * sink.channels).collect() } else { range.map(row).collect() };
-        Self { at, factors }
+        Self { last: at.iter().copied().max().unwrap_or(0), at, factors }
     }
 
     /// Of `count` rows from `first` on.
-    pub(super) fn of(&self, first: usize, count: usize) -> (&[usize], &[f32]) {
-        (&self.at[first..first + count], &self.factors[first..first + count])
+    pub(super) fn of(&self, first: usize, count: usize) -> Places<'_> {
+        let rows = first..first + count;
+        let factors = if self.factors.is_empty() { &[] } else { &self.factors[rows.clone()] };
+        Places { at: &self.at[rows], last: self.last, factors }
     }
 }

@@ -1,7 +1,7 @@
 //! Every kernel of every instruction set against the portable one: `==` for integers and elementwise loops, within
 //! rounding for float sums.
 
-use super::lanes::{Encoding, Groups, Levels, PanelZeros, Proximal, TRIED, Tile};
+use super::lanes::{Encoding, Groups, Levels, PanelZeros, Proximal, Steps, TRIED, Tile};
 use super::*;
 use crate::buffer::Shared;
 
@@ -266,31 +266,59 @@ fn a_missing_level_says_what_there_is() {
     assert!(err.contains("avx1024") && err.contains("portable"), "{err}");
 }
 
-/// Values within two units in the last place of where a code changes: codes by a reciprocal are those by a division.
+/// Tiles of every width, with and without addends and factors of rows, whole and in part, whose values lie beside ties and
+/// far beyond the codes.
 #[test]
 #[allow(unsafe_code)]
-fn codes_of_tiles_are_those_of_a_division() {
-    let scales = bytes(4 * 400, 11);
-    let scales = scales.as_chunks::<4>().0.iter().map(|b| f32::from_bits(u32::from_le_bytes(*b) >> 9 | 0x3f80_0000));
-    for (i, scale) in scales.chain([1.0, 2f32.powi(60) * 0.99, 2f32.powi(-60)]).enumerate() {
-        let base = [0, -127, 127, 5][i % 4];
-        let e = Encoding { scale, shift: 0.0, lo: (-127 - base) as f32, hi: (127 - base) as f32, base };
-        let around = |v: f32| [-2i32, -1, 0, 1, 2].map(|ulps| f32::from_bits(v.to_bits().wrapping_add_signed(ulps)));
-        let mut v: Vec<f32> = (-255..255).flat_map(|n| around((n as f32 + 0.5) * scale)).collect();
-        v.resize(v.len().next_multiple_of(64), f32::INFINITY);
-        let mut want = vec![0; v.len()];
-        portable::ISA.encode(&v, e, &mut want);
-        for isa in detected() {
-            for (v, want) in v.chunks(64).zip(want.chunks(64)) {
-                for (first, used) in [(0, 64), (0, 37), (5, 40)] {
-                    let (acc, ones, mut got) = ([0; 64], [1.0; 64], [0; 64]);
-                    let (at, addend, lo, hi) = (&[0], None, f32::NEG_INFINITY, f32::INFINITY);
-                    let (cols, factors) = (64, &[1.0]);
-                    let tile =
-                        Tile { cols, first, used, scales: &ones, bias: v, factors, addend, at, skip: first, lo, hi };
-                    // SAFETY: this function's own memory.
-                    isa.tile_codes(&acc, tile, e, unsafe { Shared::new(&mut got).rows(&[0], first, used) });
-                    assert_eq!(got[first..first + used], want[first..first + used], "{} {scale}", isa.name);
+fn tiles_become_the_portable_codes() {
+    let mut acc: Vec<i32> = bytes(9 * 64 * 4, 11).as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) >> 12).collect();
+    acc.iter_mut().step_by(7).enumerate().for_each(|(i, acc)| *acc = [1 << 30, -1 << 30, 0, 1][i % 4]);
+    let addend: Vec<i8> = bytes(9 * 80, 12).into_iter().map(|b| b as i8).collect();
+    let bias: Vec<f32> = floats(64, 13).iter().map(|b| (b * 2.0).round() / 2.0).collect();
+    let factors: Vec<f32> = floats(9, 14).iter().map(|f| f.abs() / 256.0).collect();
+    for (i, scale) in [1.0, 0.5, 1.0 / 1024.0, 1e-9].into_iter().enumerate() {
+        let zero = [0, -127, 127, 5][i];
+        let steps = Steps { zero, lo: [-127, -127, 0, 5][i], hi: [127, -7, 127, 100][i] };
+        for (cols, first, used) in [(16, 0, 16), (16, 3, 9), (32, 0, 32), (32, 0, 20), (48, 0, 48), (48, 0, 33)]
+            .into_iter()
+            .chain([(64, 0, 64), (64, 0, 63), (64, 0, 24), (64, 5, 40)])
+        {
+            for (rows, with_factors) in (1..=9).flat_map(|rows| [(rows, false), (rows, true)]) {
+                for addend in [None, Some((&addend[..], 0.25, 9))] {
+                    // rows apart, and not in order
+                    let at: Vec<usize> = (0..rows).map(|r| (r * 2 % 9) * 80).collect();
+                    let tile = Tile {
+                        cols,
+                        first,
+                        used,
+                        scales: &[scale; 64][..cols],
+                        bias: &bias[..cols],
+                        factors: if with_factors { &factors[..rows] } else { &[] },
+                        addend,
+                        at: &at,
+                        skip: 11,
+                    };
+                    let run = |isa: &Isa| {
+                        let mut out = vec![99; 9 * 80];
+                        // SAFETY: this function's own memory, whose last row begins at 8 * 80.
+                        isa.tile_codes(&acc, tile, steps, unsafe { Shared::new(&mut out).rows(&at, 640, 11, used) });
+                        out
+                    };
+                    let want = run(&portable::ISA);
+                    let value = |r: usize, c: usize| {
+                        let factor = if with_factors { factors[r] } else { 1.0 };
+                        let v = (acc[r * cols + c] as f32).mul_add(scale * factor, bias[c]);
+                        let at = at[r] + 11 + c - first;
+                        let v = addend.map_or(v, |(q, s, z)| ((i32::from(q[at]) - z) as f32).mul_add(s, v));
+                        (at, (v.round_ties_even() + zero as f32).clamp(steps.lo as f32, steps.hi as f32) as i8 as u8)
+                    };
+                    let mut defined = vec![99; 9 * 80];
+                    let places = (0..rows).flat_map(|r| (first..first + used).map(move |c| (r, c)));
+                    places.map(|(r, c)| value(r, c)).for_each(|(at, code)| defined[at] = code);
+                    assert_eq!(want, defined);
+                    for isa in detected() {
+                        assert_eq!(run(isa), want, "{} {tile:?} {steps:?}", isa.name);
+                    }
                 }
             }
         }

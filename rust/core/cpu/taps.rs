@@ -1,6 +1,6 @@
 //! Integer tiles whose rows are read where they lie, for convolutions: a row is one address a tap of its kernel.
 
-use super::lanes::{Encoding, Tile};
+use super::lanes::{Steps, Tile};
 use super::{Isa, STRIP, block_bytes};
 use crate::buffer::Rows;
 
@@ -37,7 +37,7 @@ pub(crate) struct Taps {
     /// Most rows of a tile, by the panel's width in strips.
     pub(super) rows: [usize; 4],
     pub(super) tile: unsafe fn(&TapTile, &mut [i32]),
-    pub(super) codes: unsafe fn(&TapTile, Tile, Encoding, Rows<u8>),
+    pub(super) codes: unsafe fn(&TapTile, Tile, Steps, Rows<u8>),
     /// The same as `tile` of several groups: one strip, whose groups read at most 64 bytes.
     pub(super) narrow: unsafe fn(&TapTile, &mut [i32]),
     pub(super) sums: unsafe fn(&[*const u8], usize, usize, &mut [i32]),
@@ -71,19 +71,19 @@ impl Taps {
         unsafe { kernel(t, acc) }
     }
 
-    /// Compute a tile and finish it as [`Isa::tile_codes`] does; without an addend, several groups or columns before the
+    /// Compute a tile and finish it as [`Isa::tile_codes`] does; without factors, several groups or columns before the
     /// first that is an output.
     ///
     /// # Safety
     /// As for [`Taps::tile`].
     #[allow(unsafe_code)]
-    pub(crate) unsafe fn codes(&self, t: &TapTile, finish: Tile, e: Encoding, out: Rows<u8>) {
+    pub(crate) unsafe fn codes(&self, t: &TapTile, finish: Tile, steps: Steps, out: Rows<u8>) {
         self.check(t);
         let strips = finish.scales.len() == t.cols && finish.bias.len() == t.cols && t.each == 0;
-        assert!(strips && finish.first == 0 && finish.addend.is_none() && finish.cols == t.cols);
-        assert!(finish.used <= t.cols && finish.used > t.cols - STRIP && finish.factors.len() <= t.rows);
+        assert!(strips && finish.first == 0 && finish.factors.is_empty() && finish.cols == t.cols);
+        assert!(finish.used <= t.cols && finish.used > t.cols - STRIP && finish.at.len() <= t.rows);
         // SAFETY: an `Isa` that this CPU lacks is not reached; the lengths are asserted, the addresses the caller's promise.
-        unsafe { (self.codes)(t, finish, e, out) }
+        unsafe { (self.codes)(t, finish, steps, out) }
     }
 
     fn check(&self, t: &TapTile) {

@@ -30,7 +30,7 @@ fn integers_alone_are_their_definition() {
         // what is left of the float definition are the sums
         (call.bias, call.addend, call.lo, call.hi) = (None, None, f32::NEG_INFINITY, f32::INFINITY);
         (call.scales, call.w) = (vec![1.0], call.w.unscaled());
-        let sums: Vec<i64> = call.values().iter().map(|v| *v as i64).collect();
+        let sums: Vec<i64> = call.outputs().0.iter().map(|v| *v as i64).collect();
         let bias: Vec<i32> = (0..n).map(|_| noise.next() as i32 % 1000).collect();
         let multiplier: Vec<i32> =
             (0..n).map(|c| if c % 3 == 0 { 1 << 20 } else { noise.next() as i32 | 1 << 30 }).collect();

@@ -34,3 +34,22 @@ fn sums_beyond_int32_are_exact() {
         }
     }
 }
+
+/// Multipliers and biases so large that values are beyond int32 or no numbers at all.
+#[test]
+fn values_beyond_int32_become_the_ends_of_the_codes() {
+    let ((serial, pool), mut noise) = (executors(), Noise(5));
+    for geometry in [square(2, 5, 12, 20, 3, 1, 1), Geometry { groups: 20, ..square(1, 6, 20, 20, 3, 1, 1) }] {
+        for group in [geometry.depth(), 4] {
+            for scale in [1e-6, 1e-12, 1e-30, 1e-44, 1e30] {
+                for odd in [0.0, 1e38, -1e38, f32::INFINITY, f32::NAN] {
+                    let mut call = Call::new(geometry, QuantType::Int8, group, 0, &mut noise);
+                    let mut bias = vec![0.5; geometry.out_channels];
+                    bias[3] = odd;
+                    (call.scale, call.bias) = (scale, Some(bias));
+                    call.check([&serial, &pool]);
+                }
+            }
+        }
+    }
+}

@@ -1,123 +1,149 @@
 //! A tile's sums to codes, in registers from the integer to the byte: what the loop of `lanes` says, which compilers make
 //! three times as slow.
+//!
+//! Four vectors of 16 values become one of 64 codes: of one row where a tile is four (or three) strips wide, else of two
+//! rows or of four. Packing saturates, so that values up to int32 need no clamp before; whoever calls has seen to it that
+//! there are no others.
 
 use super::{load_f32, load_i32};
 use crate::buffer::Rows;
-use crate::cpu::lanes::{Encoding, Tile, body};
+use crate::cpu::lanes::{Steps, Tile, body};
 use std::arch::x86_64::*;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-pub(super) fn tile_codes(acc: &[i32], t: Tile, e: Encoding, out: Rows<u8>) {
-    match t.addend {
-        _ if t.first != 0 => body::tile_codes(acc, t, e, out),
-        None => finish::<false>(acc, t, e, out),
-        Some(_) => finish::<true>(acc, t, e, out),
-    }
-}
-
-/// What encoding takes of a tile, in registers.
-pub(super) struct Encoder<'a> {
-    lo: __m512,
-    hi: __m512,
-    scale: __m512,
-    inverse: __m512,
-    base: __m512i,
-    scales: &'a [[f32; 16]],
-    biases: &'a [[f32; 16]],
-}
-
-impl<'a> Encoder<'a> {
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn new(t: &Tile<'a>, e: Encoding) -> Self {
-        let (least, most) = (e.lo * e.scale, e.hi * e.scale);
-        Self {
-            lo: _mm512_set1_ps(t.lo.max(least).min(most)),
-            hi: _mm512_set1_ps(t.hi.min(most).max(least)),
-            scale: _mm512_set1_ps(e.scale),
-            inverse: _mm512_set1_ps(1.0 / e.scale),
-            base: _mm512_set1_epi32(e.base),
-            scales: t.scales.as_chunks().0,
-            biases: t.bias.as_chunks().0,
-        }
-    }
-
-    /// The sums of `V` strips of a row, from strip `first` on, to codes. Step by step for all strips: one after the other
-    /// they would fill the schedulers with operations that wait.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn strips<const V: usize>(
-        &self,
-        c: [__m512i; V],
-        first: usize,
-        factor: __m512,
-        addend: Option<([__m128i; V], __m512, __m512i)>,
-    ) -> [__m128i; V] {
-        let mut v = [_mm512_setzero_ps(); V];
-        for j in 0..V {
-            v[j] = _mm512_mul_ps(_mm512_cvtepi32_ps(c[j]), load_f32(&self.scales[first + j]));
-        }
-        for j in 0..V {
-            v[j] = _mm512_fmadd_ps(v[j], factor, load_f32(&self.biases[first + j]));
-        }
-        if let Some((q, scale, zero)) = addend {
-            for j in 0..V {
-                let q = _mm512_sub_epi32(_mm512_cvtepi8_epi32(q[j]), zero);
-                v[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), scale, v[j]);
-            }
-        }
-        let mut q = v;
-        for j in 0..V {
-            v[j] = _mm512_min_ps(_mm512_max_ps(v[j], self.lo), self.hi);
-            q[j] = _mm512_mul_ps(v[j], self.inverse);
-        }
-        for j in 0..V {
-            q[j] = _mm512_fmadd_ps(_mm512_fnmadd_ps(q[j], self.scale, v[j]), self.inverse, q[j]);
-        }
-        let mut out = [_mm_setzero_si128(); V];
-        for j in 0..V {
-            out[j] = _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(q[j]), self.base));
-        }
-        out
+pub(super) fn tile_codes(acc: &[i32], t: Tile, steps: Steps, out: Rows<u8>) {
+    match t.cols / 16 {
+        _ if t.first != 0 || !t.factors.is_empty() => body::tile_codes(acc, t, steps, out),
+        1 => finish::<1>(acc, t, steps, out),
+        2 => finish::<2>(acc, t, steps, out),
+        3 => finish::<3>(acc, t, steps, out),
+        4 => finish::<4>(acc, t, steps, out),
+        _ => body::tile_codes(acc, t, steps, out),
     }
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-fn finish<const ADD: bool>(acc: &[i32], t: Tile, e: Encoding, mut out: Rows<u8>) {
-    let encoder = Encoder::new(&t, e);
-    let (addend, add_scale, add_zero) = t.addend.unwrap_or((&[], 0.0, 0));
-    let (add_scale, add_zero) = (_mm512_set1_ps(add_scale), _mm512_set1_epi32(add_zero));
-    let encode = |acc: &[i32; 16], j: usize, factor: __m512, q: __m128i| {
-        let addend = if ADD { Some(([q], add_scale, add_zero)) } else { None };
-        encoder.strips([load_i32(acc)], j, factor, addend)[0]
-    };
-    let (whole, tail) = (t.used / 16, ((1u32 << (t.used % 16)) - 1) as u16);
-    let strips = t.cols / 16;
-    let rows = acc.as_chunks::<16>().0.chunks_exact(strips);
-    assert!(t.used <= t.cols && encoder.biases.len() == strips && encoder.scales.len() == strips);
-    for (r, (acc, factor)) in rows.zip(t.factors).enumerate() {
-        let factor = _mm512_set1_ps(*factor);
-        let out = &mut out.row(r)[..t.used];
-        let addend = if ADD { &addend[t.at[r] + t.skip..][..t.used] } else { &[] };
-        let mut q = _mm_setzero_si128();
-        for j in 0..whole {
-            // SAFETY: 16 bytes from `j * 16` on are within `used`, as long as both slices are.
-            unsafe {
-                if ADD {
-                    q = _mm_loadu_si128(addend.as_ptr().add(j * 16).cast());
-                }
-                _mm_storeu_si128(out.as_mut_ptr().add(j * 16).cast(), encode(&acc[j], j, factor, q));
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn finish<const V: usize>(acc: &[i32], t: Tile, steps: Steps, mut out: Rows<u8>) {
+    let encoder = Encoder::<V>::new(&t, steps, &out);
+    let (acc, _) = acc.as_chunks::<16>().0[..t.at.len() * V].as_chunks::<V>();
+    for (group, acc) in acc.chunks(Encoder::<V>::ROWS).enumerate() {
+        let mut c = [_mm512_setzero_si512(); 4];
+        for i in 0..4 {
+            let (r, j) = Encoder::<V>::place(i);
+            c[i] = load_i32(&acc[r.min(acc.len() - 1)][j]);
+        }
+        encoder.write(c, group * Encoder::<V>::ROWS, &mut out);
+    }
+}
+
+/// What encoding takes of a tile of `V` strips whose first column is an output, and whose rows have no factors.
+pub(super) struct Encoder<'a, const V: usize> {
+    multipliers: [__m512; V],
+    bias: &'a [[f32; 16]; V],
+    addend: Option<(*const i8, __m512, __m512i)>,
+    /// The columns that are outputs.
+    mask: u64,
+    zero: __m512i,
+    lo: __m512i,
+    hi: __m512i,
+    order: __m512i,
+}
+
+impl<'a, const V: usize> Encoder<'a, V> {
+    /// Strips of a row among four vectors, and rows.
+    const WIDTH: usize = V.next_power_of_two();
+    pub(super) const ROWS: usize = 4 / Self::WIDTH;
+
+    /// The row and the strip of vector `i`: where there are three strips, the last one twice.
+    #[inline]
+    pub(super) fn place(i: usize) -> (usize, usize) {
+        (i / Self::WIDTH, (i % Self::WIDTH).min(V - 1))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn new(t: &Tile<'a>, steps: Steps, out: &Rows<u8>) -> Self {
+        assert!(t.first == 0 && t.factors.is_empty() && t.used == out.len() && (1..=V * 16).contains(&t.used));
+        let scales: &[[f32; 16]; V] = t.scales.as_chunks().0.try_into().expect("as many as strips");
+        let mut multipliers = [_mm512_setzero_ps(); V];
+        for j in 0..V {
+            multipliers[j] = load_f32(&scales[j]);
+        }
+        let addend = t.addend.map(|(q, scale, zero)| {
+            assert!(q.len() >= out.memory_len());
+            (q.as_ptr(), _mm512_set1_ps(scale), _mm512_set1_epi32(zero))
+        });
+        Self {
+            multipliers,
+            bias: t.bias.as_chunks().0.try_into().expect("as many as strips"),
+            addend,
+            mask: u64::MAX >> (64 - t.used),
+            zero: _mm512_set1_epi16(steps.zero as i16),
+            lo: _mm512_set1_epi8(steps.lo as i8),
+            hi: _mm512_set1_epi8(steps.hi as i8),
+            // packing goes by quarters of the registers: quarter q of vector i is dword 4 q + i of what comes out
+            order: load_i32(&std::array::from_fn(|i| (i % 4 * 4 + i / 4) as i32)),
+        }
+    }
+
+    /// The sums of rows `first..first + ROWS`, as [`Self::place`] says, to their codes. Sums of rows after the last may be
+    /// anything.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(super) fn write(&self, c: [__m512i; 4], first: usize, out: &mut Rows<u8>) {
+        let at: [usize; 4] = out.offsets(first);
+        let mut v = [_mm512_setzero_ps(); 4];
+        for i in 0..4 {
+            let (_, j) = Self::place(i);
+            v[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(c[i]), self.multipliers[j], load_f32(&self.bias[j]));
+        }
+        if let Some((q, scale, zero)) = self.addend {
+            for i in 0..4 {
+                let (r, j) = Self::place(i);
+                // SAFETY: as long as the output, so these columns of the row are there; what the mask leaves out is not read.
+                let q = unsafe { _mm_maskz_loadu_epi8((self.mask >> (j * 16)) as u16, q.add(at[r] + j * 16)) };
+                let q = _mm512_sub_epi32(_mm512_cvtepi8_epi32(q), zero);
+                v[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), scale, v[i]);
             }
         }
-        if tail != 0 {
-            // SAFETY: the rest, as many bytes as the mask has bits.
-            unsafe {
-                if ADD {
-                    q = _mm_maskz_loadu_epi8(tail, addend.as_ptr().add(whole * 16).cast());
+        let mut q = [_mm512_setzero_si512(); 4];
+        for i in 0..4 {
+            q[i] = _mm512_cvtps_epi32(v[i]);
+        }
+        let low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), self.zero);
+        let high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), self.zero);
+        let q = _mm512_permutexvar_epi32(self.order, _mm512_packs_epi16(low, high));
+        let q = _mm512_min_epi8(_mm512_max_epi8(q, self.lo), self.hi);
+        // SAFETY: rows of the output.
+        let to = at.map(|at| unsafe { out.pointer(at) });
+        let (whole, mask) = (self.mask.count_ones() as usize == V * 16, self.mask);
+        // the last row last: those after it have its place
+        // SAFETY: `used` bytes of each row.
+        unsafe {
+            match V {
+                1 if whole => {
+                    _mm_storeu_si128(to[3].cast(), _mm512_extracti32x4_epi32::<3>(q));
+                    _mm_storeu_si128(to[2].cast(), _mm512_extracti32x4_epi32::<2>(q));
+                    _mm_storeu_si128(to[1].cast(), _mm512_extracti32x4_epi32::<1>(q));
+                    _mm_storeu_si128(to[0].cast(), _mm512_castsi512_si128(q));
                 }
-                let q = encode(&acc[whole], whole, factor, q);
-                _mm_mask_storeu_epi8(out.as_mut_ptr().add(whole * 16).cast(), tail, q);
+                1 => {
+                    _mm_mask_storeu_epi8(to[3].cast(), mask as u16, _mm512_extracti32x4_epi32::<3>(q));
+                    _mm_mask_storeu_epi8(to[2].cast(), mask as u16, _mm512_extracti32x4_epi32::<2>(q));
+                    _mm_mask_storeu_epi8(to[1].cast(), mask as u16, _mm512_extracti32x4_epi32::<1>(q));
+                    _mm_mask_storeu_epi8(to[0].cast(), mask as u16, _mm512_castsi512_si128(q));
+                }
+                2 if whole => {
+                    _mm256_storeu_si256(to[1].cast(), _mm512_extracti64x4_epi64::<1>(q));
+                    _mm256_storeu_si256(to[0].cast(), _mm512_castsi512_si256(q));
+                }
+                2 => {
+                    _mm256_mask_storeu_epi8(to[1].cast(), mask as u32, _mm512_extracti64x4_epi64::<1>(q));
+                    _mm256_mask_storeu_epi8(to[0].cast(), mask as u32, _mm512_castsi512_si256(q));
+                }
+                4 if whole => _mm512_storeu_si512(to[0].cast(), q),
+                _ => _mm512_mask_storeu_epi8(to[0].cast(), mask, q),
             }
         }
     }

@@ -9,7 +9,7 @@
 use super::finish::Encoder;
 use super::{load, load_i32, store_i32};
 use crate::buffer::Rows;
-use crate::cpu::lanes::{Encoding, Tile};
+use crate::cpu::lanes::{Steps, Tile};
 use crate::cpu::{TapTile, Taps};
 use std::arch::x86_64::*;
 
@@ -91,31 +91,24 @@ fn shape<const R: usize, const V: usize>(t: &TapTile, acc: &mut [i32]) {
 
 /// The same, and at once the codes of the first rows and columns: the sums never lie in memory.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn codes(t: &TapTile, finish: Tile, e: Encoding, out: Rows<u8>) {
-    by_shape!(t, |R, V| codes_shape::<R, V>(t, finish, e, out))
+fn codes(t: &TapTile, finish: Tile, steps: Steps, out: Rows<u8>) {
+    by_shape!(t, |R, V| codes_shape::<R, V>(t, finish, steps, out))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn codes_shape<const R: usize, const V: usize>(t: &TapTile, finish: Tile, e: Encoding, mut out: Rows<u8>) {
+fn codes_shape<const R: usize, const V: usize>(t: &TapTile, finish: Tile, steps: Steps, mut out: Rows<u8>) {
     sums_of!(t, R, V, c);
-    let encoder = Encoder::new(&finish, e);
-    let last = ((1u32 << (finish.used - (V - 1) * 16)) - 1) as u16;
-    for r in 0..R {
-        if r < finish.factors.len() {
-            let codes = encoder.strips(c[r], 0, _mm512_set1_ps(finish.factors[r]), None);
-            let out = &mut out.row(r)[..finish.used];
-            for j in 0..V {
-                // SAFETY: so many bytes of `used` lie from `j * 16` on: 16, or as many as the last mask has bits.
-                unsafe {
-                    let at = out.as_mut_ptr().add(j * 16).cast();
-                    if j + 1 < V || last == u16::MAX {
-                        _mm_storeu_si128(at, codes[j]);
-                    } else {
-                        _mm_mask_storeu_epi8(at.cast(), last, codes[j]);
-                    }
-                }
+    let encoder = Encoder::<V>::new(&finish, steps, &out);
+    let rows = Encoder::<V>::ROWS;
+    for group in 0..R.div_ceil(rows) {
+        if group * rows < finish.at.len() {
+            let mut four = [_mm512_setzero_si512(); 4];
+            for i in 0..4 {
+                let (r, j) = Encoder::<V>::place(i);
+                four[i] = c[(group * rows + r).min(R - 1)][j];
             }
+            encoder.write(four, group * rows, &mut out);
         }
     }
 }

@@ -23,7 +23,7 @@ use half::bf16;
 use norm::{moments, normalize};
 use pool::{average, average_windows, max_windows, sum_window};
 use ranges::{proximal, range_errors};
-pub(crate) use requantize::{Finish, Fixed, Tile};
+pub(crate) use requantize::{Finish, Fixed, Folded, Steps, Tile};
 use requantize::{dequantize, requantize, requantize_fixed, subtract_zeros, tile_codes, tile_values, values};
 use sums::{add, add_group, finish, fold, sum};
 
@@ -123,8 +123,8 @@ macro_rules! table {
             ($features:literal) => {{
                 #[allow(unused_imports)] // the types below
                 use $crate::{buffer::{Rectangle, Rows}, cpu::lanes::{
-                    Addition, Coder, Decoding, Encoding, Finish, Fixed, Groups, Levels, Mean, PanelZeros, Proximal, TRIED,
-                    Tile, Window, WindowRow,
+                    Addition, Coder, Decoding, Encoding, Finish, Fixed, Folded, Groups, Levels, Mean, PanelZeros, Proximal,
+                    Steps, TRIED, Tile, Window, WindowRow,
                 }, qtype::QuantType};
                 #[allow(unused_imports)]
                 use half::bf16;
@@ -158,10 +158,10 @@ table! {
     finish(f: &[f32], cols: usize, factors: &[f32], bias: Option<&[f32]>, out: Rectangle<f32>);
     add(acc: &[f32], f: &mut [f32]);
     values(f: &[f32], finish: Finish, out: &mut [f32]);
-    requantize(f: &[f32], finish: Finish, e: Encoding, out: &mut [u8]);
+    requantize(f: &[f32], folded: Folded, steps: Steps, out: &mut [u8]);
     requantize_fixed(acc: &[i32], fixed: Fixed, out: &mut [u8]);
-    tile_values(acc: &[i32], t: Tile, out: Rows<f32>);
-    tile_codes(acc: &[i32], t: Tile, e: Encoding, out: Rows<u8>);
+    tile_values(acc: &[i32], t: Tile, ends: (f32, f32), out: Rows<f32>);
+    tile_codes(acc: &[i32], t: Tile, steps: Steps, out: Rows<u8>);
     subtract_zeros(acc: &mut [i32], zeros: &[u8], offset: i32, sums: &[i32]);
     dequantize(q: &[i8], scale: f32, zero: i32, out: &mut [f32]);
     fold(f: &mut [f32], total: &mut [f32], carry: &mut [f32]);

@@ -1,6 +1,6 @@
 //! What follows a statically quantized product: bias, an addend, a clamp, and the next layer's codes.
 
-use super::{Encoding, MAGIC};
+use super::MAGIC;
 use crate::buffer::Rows;
 
 /// How sums become values: `v = clamp(addend + (f · factor + bias))`.
@@ -12,6 +12,50 @@ pub(crate) struct Finish<'a> {
     pub addend: Option<(&'a [i8], f32, i32)>,
     pub lo: f32,
     pub hi: f32,
+}
+
+/// How sums become values in steps of the output: `v = addend + (f · (multipliers · factor) + bias)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Folded<'a> {
+    pub multipliers: &'a [f32],
+    pub factor: f32,
+    pub bias: &'a [f32],
+    /// int8 codes, the output's steps in one of theirs, and their zero point.
+    pub addend: Option<(&'a [i8], f32, i32)>,
+}
+
+/// How values in steps become codes: `clip(round(v) + zero, lo, hi)`; NaN is `lo`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Steps {
+    pub zero: i32,
+    /// In `[-127, 127]`, as `hi`.
+    pub lo: i32,
+    pub hi: i32,
+}
+
+/// The same with the clip before the rounding: its ends are whole.
+#[derive(Clone, Copy)]
+pub(super) struct StepCoder {
+    lo: f32,
+    hi: f32,
+    base: i32,
+}
+
+impl Steps {
+    #[inline(always)]
+    pub(super) fn coder(self) -> StepCoder {
+        let Self { zero, lo, hi } = self;
+        StepCoder { lo: (lo - zero) as f32, hi: (hi - zero) as f32, base: zero.wrapping_sub(MAGIC.to_bits() as i32) }
+    }
+}
+
+impl StepCoder {
+    #[inline(always)]
+    pub(super) fn code(self, v: f32) -> u8 {
+        let v = if v > self.lo { v } else { self.lo };
+        let v = if v < self.hi { v } else { self.hi };
+        ((v + MAGIC).to_bits() as i32).wrapping_add(self.base) as u8
+    }
 }
 
 /// The same in integers alone: `clamp(round((acc + bias) · multiplier / 2^shift) + zero)`.
@@ -26,96 +70,87 @@ pub(crate) struct Fixed<'a> {
     pub hi: i32,
 }
 
-/// `use_value(i, v)` for each element: a macro, so that each combination of bias and addend is a loop of its own.
-macro_rules! each_value {
-    ($f:ident, $finish:ident, $n:expr, |$i:ident, $v:ident| $body:expr) => {{
-        let (n, factor, lo, hi) = ($n, $finish.factor, $finish.lo, $finish.hi);
-        let f = &$f[..n];
-        macro_rules! run {
-            (|$at:ident, $before:ident| $value:expr) => {
-                for $at in 0..n {
-                    let $before = f[$at];
-                    let v = $value;
-                    let v = if v > lo { v } else { lo };
-                    let ($i, $v) = ($at, if v < hi { v } else { hi });
-                    $body;
-                }
-            };
-        }
-        match ($finish.bias, $finish.addend) {
-            (None, None) => run!(|i, v| v * factor),
-            (Some(bias), None) => {
-                let bias = &bias[..n];
-                run!(|i, v| v.mul_add(factor, bias[i]))
-            }
-            (None, Some((q, scale, zero))) => {
-                let q = &q[..n];
-                run!(|i, v| ((i32::from(q[i]) - zero) as f32).mul_add(scale, v * factor))
-            }
-            (Some(bias), Some((q, scale, zero))) => {
-                let (q, bias) = (&q[..n], &bias[..n]);
-                run!(|i, v| ((i32::from(q[i]) - zero) as f32).mul_add(scale, v.mul_add(factor, bias[i])))
-            }
-        }
-    }};
-}
-
 /// Sums to float values.
 #[inline(always)]
 pub(super) fn values(f: &[f32], finish: Finish, out: &mut [f32]) {
-    each_value!(f, finish, out.len(), |i, v| out[i] = v);
+    let Finish { factor, lo, hi, .. } = finish;
+    match finish.bias {
+        None => f.iter().zip(&mut *out).for_each(|(f, v)| *v = f * factor),
+        Some(bias) => f.iter().zip(bias).zip(&mut *out).for_each(|((f, b), v)| *v = f.mul_add(factor, *b)),
+    }
+    if let Some((q, scale, zero)) = finish.addend {
+        q.iter().zip(&mut *out).for_each(|(q, v)| *v = ((i32::from(*q) - zero) as f32).mul_add(scale, *v));
+    }
+    for v in out {
+        let held = if *v > lo { *v } else { lo };
+        *v = if held < hi { held } else { hi };
+    }
 }
 
 /// Sums to int8 codes.
 #[inline(always)]
-pub(super) fn requantize(f: &[f32], finish: Finish, e: Encoding, out: &mut [u8]) {
-    each_value!(f, finish, out.len(), |i, v| {
-        let v = v / e.scale;
-        let v = if v > e.lo { v } else { e.lo };
-        let v = if v < e.hi { v } else { e.hi };
-        out[i] = ((v + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32).wrapping_add(e.base) as u8;
-    });
+pub(super) fn requantize(f: &[f32], folded: Folded, steps: Steps, out: &mut [u8]) {
+    let (n, factor, coder) = (out.len(), folded.factor, steps.coder());
+    let (f, multipliers, bias) = (&f[..n], &folded.multipliers[..n], &folded.bias[..n]);
+    match folded.addend {
+        None => {
+            for i in 0..n {
+                out[i] = coder.code(f[i].mul_add(multipliers[i] * factor, bias[i]));
+            }
+        }
+        Some((q, scale, zero)) => {
+            let q = &q[..n];
+            for i in 0..n {
+                let v = f[i].mul_add(multipliers[i] * factor, bias[i]);
+                out[i] = coder.code(((i32::from(q[i]) - zero) as f32).mul_add(scale, v));
+            }
+        }
+    }
 }
 
-/// How a tile's exact sums become outputs: `f = acc · scale`, and then as [`Finish`] says.
-#[derive(Clone, Copy)]
+/// How a tile's exact sums become outputs: floats as [`Finish`] says, of `f = acc · scale`, or codes as [`Folded`] does.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Tile<'a> {
     pub cols: usize,
     /// The columns that are outputs.
     pub first: usize,
     pub used: usize,
-    /// `[cols]`.
+    /// `[cols]`; of codes, their multipliers.
     pub scales: &'a [f32],
     /// `[cols]`.
     pub bias: &'a [f32],
-    /// Of each row.
+    /// Of each row. Of codes there may be none: 1.
     pub factors: &'a [f32],
-    /// int8 codes of the whole output, their scale and zero point.
+    /// int8 codes of the whole output, their scale (of codes: in the output's steps) and zero point.
     pub addend: Option<(&'a [i8], f32, i32)>,
     /// Where in the output each row begins, and how far after that its first column that is an output.
     pub at: &'a [usize],
     pub skip: usize,
-    pub lo: f32,
-    pub hi: f32,
 }
 
-/// Each strip of 16 columns of each row through `$value`, a function of the float value, to its place.
+/// Each strip of 16 columns of each row to its place: `$value` of a lane's sum, scale, factor and bias, and `$out` of what
+/// that is with the addend.
 macro_rules! each_strip {
-    ($acc:ident, $t:ident, $out:ident, $kind:ty, |$v:ident| $value:expr) => {{
-        let Tile { cols, first, used, factors, .. } = $t;
+    (
+        $acc:ident, $t:ident, $out:ident, $kind:ty,
+        |$sum:ident, $scale:ident, $factor:ident, $bias:ident| $value:expr, |$v:ident| $encoded:expr
+    ) => {{
+        let Tile { cols, first, used, .. } = $t;
         let columns = $t.scales.as_chunks::<16>().0.iter().zip($t.bias.as_chunks::<16>().0);
-        for (j, (scale, bias)) in columns.enumerate().take(cols / 16) {
+        for (j, (scales, biases)) in columns.enumerate().take(cols / 16) {
             // the strip's columns that are outputs, counted from its first, and where they lie in a row of the output
             let (from, to) = (first.saturating_sub(j * 16), (first + used).saturating_sub(j * 16).min(16));
             if from >= to {
                 continue;
             }
             let (whole, place) = (to - from == 16, (j * 16 + from) - first);
-            for (r, factor) in factors.iter().enumerate() {
+            for r in 0..$t.at.len() {
                 let acc: &[i32; 16] = &$acc[r * cols + j * 16..].as_chunks().0[0];
+                let $factor = $t.factors.get(r).copied().unwrap_or(1.0);
                 let mut lane = [0f32; 16];
                 for i in 0..16 {
-                    lane[i] = (acc[i] as f32 * scale[i]).mul_add(*factor, bias[i]);
+                    let ($sum, $scale, $bias) = (acc[i] as f32, scales[i], biases[i]);
+                    lane[i] = $value;
                 }
                 if let Some((q, addend_scale, zero)) = $t.addend {
                     let q = &q[$t.at[r] + $t.skip + place..][..to - from];
@@ -132,7 +167,7 @@ macro_rules! each_strip {
                 let mut values = [<$kind>::default(); 16];
                 for i in 0..16 {
                     let $v = lane[i];
-                    values[i] = $value;
+                    values[i] = $encoded;
                 }
                 let out = &mut $out.row(r)[place..][..to - from];
                 if whole { out[..16].copy_from_slice(&values) } else { out.copy_from_slice(&values[from..to]) }
@@ -141,33 +176,20 @@ macro_rules! each_strip {
     }};
 }
 
-/// A tile's sums to float values.
+/// A tile's sums to float values, clamped.
 #[inline(always)]
-pub(super) fn tile_values(acc: &[i32], t: Tile, mut out: Rows<f32>) {
-    each_strip!(acc, t, out, f32, |v| {
-        let v = if v > t.lo { v } else { t.lo };
-        if v < t.hi { v } else { t.hi }
+pub(super) fn tile_values(acc: &[i32], t: Tile, (lo, hi): (f32, f32), mut out: Rows<f32>) {
+    each_strip!(acc, t, out, f32, |sum, scale, factor, bias| (sum * scale).mul_add(factor, bias), |v| {
+        let v = if v > lo { v } else { lo };
+        if v < hi { v } else { hi }
     });
 }
 
 /// A tile's sums to int8 codes.
-///
-/// v / scale is not a division here: with the reciprocal y, `q = v·y; q + (v − q·scale)·y` is the quotient rounded
-/// correctly wherever it lies at most two units in the last place from n + 1/2, which is where a code could change. (Tried
-/// for each of the 2^23 significands of a scale and each |n| up to 254; scales are within 2^±60, so nothing underflows.)
-/// The codes' ends are clamped to before it, so that nothing overflows either.
 #[inline(always)]
-pub(super) fn tile_codes(acc: &[i32], t: Tile, e: Encoding, mut out: Rows<u8>) {
-    let (least, most) = (e.lo * e.scale, e.hi * e.scale);
-    let (lo, hi) = (t.lo.max(least).min(most), t.hi.min(most).max(least));
-    let (inverse, base) = (1.0 / e.scale, e.base.wrapping_sub(MAGIC.to_bits() as i32));
-    each_strip!(acc, t, out, u8, |v| {
-        let v = if v > lo { v } else { lo };
-        let v = if v < hi { v } else { hi };
-        let q = v * inverse;
-        let q = (-q).mul_add(e.scale, v).mul_add(inverse, q);
-        ((q + MAGIC).to_bits() as i32).wrapping_add(base) as u8
-    });
+pub(super) fn tile_codes(acc: &[i32], t: Tile, steps: Steps, mut out: Rows<u8>) {
+    let coder = steps.coder();
+    each_strip!(acc, t, out, u8, |sum, scale, factor, bias| sum.mul_add(scale * factor, bias), |v| coder.code(v));
 }
 
 /// `acc[r][c] −= (zeros[c] − offset) · sums[r]`: stored zero points of the weights.

@@ -36,15 +36,16 @@ impl Noise {
 }
 
 /// A weight of any kind, in all its parts.
+#[derive(Clone)]
 pub(crate) struct Weight {
     q: Vec<i8>,
     codes: Vec<u8>,
     halves: Vec<f16>,
-    scales: Vec<f32>,
+    pub(crate) scales: Vec<f32>,
     zeros: Zeros,
     n: usize,
     k: usize,
-    group: usize,
+    pub(crate) group: usize,
     qtype: QuantType,
 }
 
