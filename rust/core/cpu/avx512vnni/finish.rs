@@ -93,58 +93,90 @@ impl<'a, const V: usize> Encoder<'a, V> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(super) fn write(&self, c: [__m512i; 4], first: usize, out: &mut Rows<u8>) {
         let at: [usize; 4] = out.offsets(first);
+        let mut v = self.values(c);
+        if self.addend.is_some() {
+            v = self.added(v, at);
+        }
+        self.store(self.codes(v), at, out);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn values(&self, c: [__m512i; 4]) -> [__m512; 4] {
         let mut v = [_mm512_setzero_ps(); 4];
         for i in 0..4 {
             let (_, j) = Self::place(i);
             v[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(c[i]), self.multipliers[j], load_f32(&self.bias[j]));
         }
-        if let Some((q, scale, zero)) = self.addend {
-            for i in 0..4 {
-                let (r, j) = Self::place(i);
-                // SAFETY: as long as the output, so these columns of the row are there; what the mask leaves out is not read.
-                let q = unsafe { _mm_maskz_loadu_epi8((self.mask >> (j * 16)) as u16, q.add(at[r] + j * 16)) };
-                let q = _mm512_sub_epi32(_mm512_cvtepi8_epi32(q), zero);
-                v[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), scale, v[i]);
-            }
-        }
-        let mut q = [_mm512_setzero_si512(); 4];
+        v
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn added(&self, mut v: [__m512; 4], at: [usize; 4]) -> [__m512; 4] {
+        let Some((q, scale, zero)) = self.addend else { return v };
         for i in 0..4 {
-            q[i] = _mm512_cvtps_epi32(v[i]);
+            let (r, j) = Self::place(i);
+            // SAFETY: as long as the output, so these columns of the row are there; what the mask leaves out is not read.
+            let q = unsafe { _mm_maskz_loadu_epi8((self.mask >> (j * 16)) as u16, q.add(at[r] + j * 16)) };
+            let q = _mm512_sub_epi32(_mm512_cvtepi8_epi32(q), zero);
+            v[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), scale, v[i]);
         }
-        let low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), self.zero);
-        let high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), self.zero);
-        let q = _mm512_permutexvar_epi32(self.order, _mm512_packs_epi16(low, high));
+        v
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn codes(&self, v: [__m512; 4]) -> __m512i {
+        let low = _mm512_packs_epi32(_mm512_cvtps_epi32(v[0]), _mm512_cvtps_epi32(v[1]));
+        let high = _mm512_packs_epi32(_mm512_cvtps_epi32(v[2]), _mm512_cvtps_epi32(v[3]));
+        let q = _mm512_packs_epi16(_mm512_adds_epi16(low, self.zero), _mm512_adds_epi16(high, self.zero));
         let q = _mm512_min_epi8(_mm512_max_epi8(q, self.lo), self.hi);
-        // SAFETY: rows of the output.
-        let to = at.map(|at| unsafe { out.pointer(at) });
-        let (whole, mask) = (self.mask.count_ones() as usize == V * 16, self.mask);
-        // the last row last: those after it have its place
-        // SAFETY: `used` bytes of each row.
+        _mm512_permutexvar_epi32(self.order, q)
+    }
+
+    /// To the rows that begin at `at`. The last row goes last: those after it have its place.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn store(&self, q: __m512i, at: [usize; 4], out: &mut Rows<u8>) {
+        if self.mask != u64::MAX >> (64 - V * 16) {
+            return self.store_part(q, at, out);
+        }
+        // SAFETY: rows of the output, of so many bytes.
         unsafe {
+            let mut to = |r: usize| out.pointer(at[r]);
             match V {
-                1 if whole => {
-                    _mm_storeu_si128(to[3].cast(), _mm512_extracti32x4_epi32::<3>(q));
-                    _mm_storeu_si128(to[2].cast(), _mm512_extracti32x4_epi32::<2>(q));
-                    _mm_storeu_si128(to[1].cast(), _mm512_extracti32x4_epi32::<1>(q));
-                    _mm_storeu_si128(to[0].cast(), _mm512_castsi512_si128(q));
-                }
                 1 => {
-                    _mm_mask_storeu_epi8(to[3].cast(), mask as u16, _mm512_extracti32x4_epi32::<3>(q));
-                    _mm_mask_storeu_epi8(to[2].cast(), mask as u16, _mm512_extracti32x4_epi32::<2>(q));
-                    _mm_mask_storeu_epi8(to[1].cast(), mask as u16, _mm512_extracti32x4_epi32::<1>(q));
-                    _mm_mask_storeu_epi8(to[0].cast(), mask as u16, _mm512_castsi512_si128(q));
-                }
-                2 if whole => {
-                    _mm256_storeu_si256(to[1].cast(), _mm512_extracti64x4_epi64::<1>(q));
-                    _mm256_storeu_si256(to[0].cast(), _mm512_castsi512_si256(q));
+                    _mm_storeu_si128(to(3).cast(), _mm512_extracti32x4_epi32::<3>(q));
+                    _mm_storeu_si128(to(2).cast(), _mm512_extracti32x4_epi32::<2>(q));
+                    _mm_storeu_si128(to(1).cast(), _mm512_extracti32x4_epi32::<1>(q));
+                    _mm_storeu_si128(to(0).cast(), _mm512_castsi512_si128(q));
                 }
                 2 => {
-                    _mm256_mask_storeu_epi8(to[1].cast(), mask as u32, _mm512_extracti64x4_epi64::<1>(q));
-                    _mm256_mask_storeu_epi8(to[0].cast(), mask as u32, _mm512_castsi512_si256(q));
+                    _mm256_storeu_si256(to(1).cast(), _mm512_extracti64x4_epi64::<1>(q));
+                    _mm256_storeu_si256(to(0).cast(), _mm512_castsi512_si256(q));
                 }
-                4 if whole => _mm512_storeu_si512(to[0].cast(), q),
-                _ => _mm512_mask_storeu_epi8(to[0].cast(), mask, q),
+                3 => {
+                    _mm256_storeu_si256(to(0).cast(), _mm512_castsi512_si256(q));
+                    _mm_storeu_si128(to(0).wrapping_add(32).cast(), _mm512_extracti32x4_epi32::<2>(q));
+                }
+                _ => _mm512_storeu_si512(to(0).cast(), q),
             }
+        }
+    }
+
+    /// The same where not all columns are outputs.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn store_part(&self, q: __m512i, at: [usize; 4], out: &mut Rows<u8>) {
+        for r in (0..Self::ROWS).rev() {
+            // the row's codes to where the register begins
+            let from = _mm512_add_epi64(
+                _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0),
+                _mm512_set1_epi64((r * Self::WIDTH * 2) as i64),
+            );
+            let row = _mm512_permutexvar_epi64(from, q);
+            // SAFETY: a row of the output; no more of it is written than the mask has bits.
+            unsafe { _mm512_mask_storeu_epi8(out.pointer(at[r]).cast(), self.mask, row) }
         }
     }
 }

@@ -100,17 +100,23 @@ fn codes(t: &TapTile, finish: Tile, steps: Steps, out: Rows<u8>) {
 fn codes_shape<const R: usize, const V: usize>(t: &TapTile, finish: Tile, steps: Steps, mut out: Rows<u8>) {
     sums_of!(t, R, V, c);
     let encoder = Encoder::<V>::new(&finish, steps, &out);
-    let rows = Encoder::<V>::ROWS;
-    for group in 0..R.div_ceil(rows) {
-        if group * rows < finish.at.len() {
-            let mut four = [_mm512_setzero_si512(); 4];
-            for i in 0..4 {
-                let (r, j) = Encoder::<V>::place(i);
-                four[i] = c[(group * rows + r).min(R - 1)][j];
-            }
-            encoder.write(four, group * rows, &mut out);
-        }
+    // not a loop: sums that one goes through would lie in memory
+    macro_rules! groups {
+        ($($group:literal)*) => {
+            $(
+                let first = $group * Encoder::<V>::ROWS;
+                if first < R && first < finish.at.len() {
+                    let mut four = [_mm512_setzero_si512(); 4];
+                    for i in 0..4 {
+                        let (r, j) = Encoder::<V>::place(i);
+                        four[i] = c[(first + r).min(R - 1)][j];
+                    }
+                    encoder.write(four, first, &mut out);
+                }
+            )*
+        };
     }
+    groups!(0 1 2 3 4 5 6 7);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
