@@ -89,7 +89,10 @@ impl<'a> Direct<'a> {
         };
         debug_assert!(each == 0 || pairs.iter().all(|pair| pair.group == pair.panel.first / each));
         if let Some(merged) = merged {
-            pairs.iter_mut().enumerate().for_each(|(i, pair)| pair.panel.weights = merged.panel(i));
+            pairs
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, Pair { panel, .. })| (panel.weights, panel.sums) = (merged.panel(i), &[]));
         }
         let starts = (0..phases.len() * pairs.len()).map(|_| OnceLock::new()).collect();
         Ok(Self { isa, taps, patches, w: *w, copied, each, quads, phases, pairs, starts, zeros, ones })
@@ -219,8 +222,14 @@ impl<'a> Direct<'a> {
     /// See `starts`.
     #[allow(unsafe_code)]
     fn start(&self, panel: &Panel, weights: &[usize]) -> [i32; COLS] {
-        let at = vec![self.ones.as_ptr().cast::<u8>(); weights.len()];
         let mut sums = [0; COLS];
+        let finish = |sums: [i32; COLS]| sums.map(|sum| sum.wrapping_mul(-128 - i32::from(self.patches.zero)));
+        let whole = weights.len() * self.quads * block_bytes(panel.cols) == panel.weights.len();
+        if whole && !panel.sums.is_empty() {
+            sums[..panel.cols].copy_from_slice(panel.sums);
+            return finish(sums);
+        }
+        let at = vec![self.ones.as_ptr().cast::<u8>(); weights.len()];
         let t = TapTile {
             at: &at,
             rows: 1,
@@ -234,7 +243,7 @@ impl<'a> Direct<'a> {
         };
         // SAFETY: `ones` is as long as a tap.
         unsafe { self.taps.tile(&t, &mut sums[..panel.cols]) };
-        sums.map(|sum| sum.wrapping_mul(-128 - i32::from(self.patches.zero)))
+        finish(sums)
     }
 }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 const MAGIC: [u8; 4] = *b"rqPL";
 /// Goes up with any change of the bytes.
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
 pub(super) const HEADER: usize = 64;
 
 /// What the header says.
@@ -44,8 +44,13 @@ impl Head {
         }
     }
 
-    /// Where weights, scales and zero points lie; `None` if they are more than memory can be.
-    pub fn sections(&self) -> Option<[Range<usize>; 3]> {
+    /// Whether channels have sums: those of the integer products that finish a channel at once.
+    pub fn has_sums(&self) -> bool {
+        self.qtype == QuantType::Int8 && self.groups() == 1
+    }
+
+    /// Where weights, scales, zero points and sums lie; `None` if they are more than memory can be.
+    pub fn sections(&self) -> Option<[Range<usize>; 4]> {
         let rows = self.n.checked_next_multiple_of(STRIP)?;
         let row = self.k.checked_mul(self.qtype.bits())?.div_ceil(32) * 4;
         let entries = rows.checked_mul(self.k.div_ceil(self.group_size))?;
@@ -59,6 +64,7 @@ impl Head {
             section(rows.checked_mul(row)?)?,
             section(entries.checked_mul(self.scale_bytes())?)?,
             section(entries.checked_mul(self.zero_bytes())?)?,
+            section(if self.has_sums() { rows.checked_mul(4)? } else { 0 })?,
         ])
     }
 

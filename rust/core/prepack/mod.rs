@@ -1,6 +1,7 @@
 //! Panels: a weight as this machine's kernels read it, behind a header that says so.
 //!
-//! Bytes: 64 of header; the weight panels (`cpu`'s module head says how a panel lies); their scales; their zero points.
+//! Bytes: 64 of header; the weight panels (`cpu`'s module head says how a panel lies); their scales; their zero points;
+//! of int8 with one scale a channel, each channel's sum.
 //! A panel is `nr` channels wide, the last one as many as are left, rounded up to 16. Scales and zero points lie
 //! `[panel][group][channel]` in the dtype they were stored in. Each section starts on a cache line.
 //!
@@ -9,6 +10,7 @@
 
 mod blocks;
 mod header;
+mod write;
 
 use crate::bitpack::row_bytes;
 use crate::buffer::{AlignedBytes, Plain, cast, cast_mut};
@@ -19,11 +21,12 @@ use crate::matrix::{
     MatrixRef, OwnedScales, OwnedZeroPoints, QuantizedMatrix, ScaleDtype, Scales, ZeroKind, ZeroPoints,
 };
 use crate::qtype::QuantType;
-use blocks::{from_block, to_block};
+use blocks::from_block;
 use half::f16;
 use header::{HEADER, Head};
 use std::ops::Range;
 use std::sync::Mutex;
+use write::{columns, sum_columns, write_panel};
 
 /// A packed weight `[n, k]` that someone else holds.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +35,7 @@ pub struct PackedRef<'a> {
     weights: &'a [u8],
     scales: &'a [u8],
     zeros: &'a [u8],
+    sums: &'a [u8],
 }
 
 /// One panel of a packed weight.
@@ -48,6 +52,9 @@ pub(crate) struct Panel<'a> {
     pub scales: Scales<'a>,
     /// `[groups][cols]`.
     pub zeros: ZeroPoints<'a>,
+    /// Of int8 with one scale a channel `[cols]`, else empty: Σ (u − 128) of the panel's unsigned codes u, those that fill
+    /// up the last word included.
+    pub sums: &'a [i32],
 }
 
 impl<'a> PackedRef<'a> {
@@ -57,13 +64,13 @@ impl<'a> PackedRef<'a> {
     /// [`Error::BadPanels`] if they are anything else.
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
         let head = Head::read(bytes)?;
-        let Some([weights, scales, zeros]) = head.sections() else {
+        let Some([weights, scales, zeros, sums]) = head.sections() else {
             return Err(Error::BadPanels("impossible sizes".into()));
         };
         if !bytes.as_ptr().addr().is_multiple_of(4) {
             return Err(Error::BadPanels("expected an address that is a multiple of 4".into()));
         }
-        Ok(Self { head, weights: &bytes[weights], scales: &bytes[scales], zeros: &bytes[zeros] })
+        Ok(Self { head, weights: &bytes[weights], scales: &bytes[scales], zeros: &bytes[zeros], sums: &bytes[sums] })
     }
 
     /// Output channels.
@@ -141,6 +148,7 @@ impl<'a> PackedRef<'a> {
                 ZeroKind::U8 => ZeroPoints::U8(part(self.zeros, entries)),
                 ZeroKind::F16 => ZeroPoints::F16(part(self.zeros, entries)),
             },
+            sums: if self.head.has_sums() { part(self.sums, first..first + cols) } else { &[] },
         }
     }
 
@@ -216,7 +224,7 @@ impl PackedMatrix {
         let head = Head { n, k, group_size: group_size.max(1), nr: cpu::active()?.nr, qtype, scales, zeros };
         let sections =
             head.sections().ok_or_else(|| Error::mismatch("n, k", "a size in memory", format!("{n}, {k}")))?;
-        Ok(sections[2].end)
+        Ok(sections[3].end)
     }
 
     /// Arrange `q` for the kernels in use.
@@ -262,17 +270,22 @@ impl PackedMatrix {
         if !out.as_ptr().addr().is_multiple_of(4) {
             return Err(Error::mismatch("panels", "an address that is a multiple of 4", out.as_ptr().addr()));
         }
-        let Some([_, scales, zeros]) = head.sections() else { return Ok(()) };
+        let Some([_, scales, zeros, sums]) = head.sections() else { return Ok(()) };
         let (front, back) = out.split_at_mut(scales.start);
         let (header, weights) = front.split_at_mut(HEADER);
         head.write(header);
+        let (back, sum_out) = back.split_at_mut(sums.start - scales.start);
         let (scale_out, zero_out) = back.split_at_mut(zeros.start - scales.start);
         let stride = row_bytes(q.cols, q.qtype);
         let weights = &mut weights[..head.n_padded() * stride];
         if !weights.is_empty() {
-            let parts: Vec<_> = weights.chunks_mut(head.nr * stride).map(Mutex::new).collect();
+            let mut sums = cast_mut::<i32>(sum_out).unwrap_or_default().chunks_mut(head.nr);
+            let panels = weights.chunks_mut(head.nr * stride);
+            let parts: Vec<_> = panels.map(|panel| Mutex::new((panel, sums.next().unwrap_or_default()))).collect();
             executor.run(parts.len(), &|i| {
-                write_panel(q, i * head.nr, &mut parts[i].lock().unwrap_or_else(|e| e.into_inner()));
+                let (panel, sums) = &mut *parts[i].lock().unwrap_or_else(|e| e.into_inner());
+                write_panel(q, i * head.nr, panel);
+                sum_columns(panel, sums);
             });
         }
         match q.scales {
@@ -337,43 +350,4 @@ fn panel_width(nr: usize, n: usize, groups: usize) -> usize {
     let each = n / groups.max(1);
     let fits = |width: &usize| groups <= 1 || (each > 0 && each.is_multiple_of(*width));
     (STRIP..=nr).rev().step_by(STRIP).find(fits).unwrap_or(STRIP)
-}
-
-/// The panel of the channels from `first` on, which `out` is as wide as.
-fn write_panel(q: &MatrixRef, first: usize, out: &mut [u8]) {
-    /// Words of a row that are moved together: one cache line read, 16 written.
-    const LINE: usize = 16;
-    let words_per_row = row_bytes(q.cols, q.qtype) / 4;
-    let (out, _) = out.as_chunks_mut::<4>();
-    let cols = out.len() / words_per_row;
-    let used = cols.min(q.rows - first);
-    for from in (0..words_per_row).step_by(LINE) {
-        let to = (from + LINE).min(words_per_row);
-        for c in 0..used {
-            let (row, _) = q.row_codes(first + c).as_chunks::<4>();
-            for (block, word) in (from..to).zip(&row[from..to]) {
-                out[block * cols + c] = to_block(u32::from_le_bytes(*word), q.qtype).to_le_bytes();
-            }
-        }
-        for block in from..to {
-            out[block * cols + used..(block + 1) * cols].fill([0; 4]);
-        }
-    }
-}
-
-/// `[n, groups]` to `[panel][group][channel]`, the padding filled.
-fn columns<T: Plain>(head: &Head, source: &[T], padding: T, out: &mut [u8]) {
-    let groups = head.groups();
-    let len = head.n_padded() * groups * size_of::<T>();
-    out[len..].fill(0);
-    let Some(out) = cast_mut::<T>(&mut out[..len]) else {
-        unreachable!("pack_into checked the address, and sections start on a cache line after it")
-    };
-    for (i, panel) in out.chunks_mut((head.nr * groups).max(1)).enumerate() {
-        let cols = panel.len() / groups;
-        for (at, value) in panel.iter_mut().enumerate() {
-            let (g, channel) = (at / cols, i * head.nr + at % cols);
-            *value = if channel < head.n { source[channel * groups + g] } else { padding };
-        }
-    }
 }
