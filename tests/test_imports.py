@@ -50,7 +50,7 @@ PYTHON = {
     "sync": {"safetensors_header"},
     "checkpoint": {"safetensors_header"},
     "_native_elementwise": {"_rquant", "_threads"},
-    "_native_launch": {"_rquant", "_threads"},
+    "_native_launch": {"_rquant"},
     "cuda": {"_rquant", "progress"},
     "info": {"_rquant", "_threads", "cuda", "qtypes"},
     "_native_observe": {"_native", "_rquant", "_threads"},

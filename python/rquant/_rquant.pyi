@@ -263,6 +263,42 @@ def conv_static(
     shape) are 0 for none. `out` is int8 codes where there is an `out_scale`, else (0) floats of `out_dtype`.
     """
 
+class StaticProduct:
+    """`conv_static` again and again: of inputs of one size, with one epilogue and one scale for all of an input."""
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        lo: float,
+        hi: float,
+        bias_dtype: int,
+        out_dtype: int,
+        held: list[int],
+        owners: object,
+    ) -> None:
+        """`held`: addresses of `x_scale, x_zero, bias, addend_scale, addend_zero, out_scale, out_zero`, 0 for none.
+
+        They live as long as `owners`, which this object keeps.
+        """
+
+    def run(
+        self,
+        x: int,
+        x_scale: int,
+        x_zero: int,
+        panels: int,
+        panels_len: int,
+        bias: int,
+        addend: int,
+        addend_scale: int,
+        addend_zero: int,
+        out: int,
+        out_scale: int,
+        out_zero: int,
+        torch_threads: int,
+    ) -> bool:
+        """False, and nothing done, where what is held lies elsewhere now. On as many threads as were chosen, or torch has."""
+
 def conv_fixed(
     x: int,
     x_zero: int,

@@ -1,87 +1,15 @@
-//! Statically quantized products, and the codes that go in and out of them.
+//! Convolutions finished in integers, and the codes that go in and out of statically quantized products.
 
 use crate::arguments::{area, floats, floats_mut, slice, slice_mut, value_error};
-use crate::packed::{float32, parse};
+use crate::packed::parse;
+use crate::static_product::{Sizes, geometry, one};
 use crate::threads::run;
 use pyo3::prelude::*;
-use rquant::{Codes, Epilogue, Error, FixedPoint, Geometry, Input, Output};
-
-/// `[batch, height, width, channels, out channels, kernel 2, stride 2, padding 4, dilation 2, groups, transposed,
-/// output padding 2]`.
-type Sizes = [usize; 19];
-
-fn geometry(sizes: Sizes) -> Geometry {
-    let [batch, height, width, channels, out_channels, rest @ ..] = sizes;
-    let [kernel_y, kernel_x, stride_y, stride_x, top, left, bottom, right, rest @ ..] = rest;
-    let [dilation_y, dilation_x, groups, transposed, extra_y, extra_x] = rest;
-    Geometry {
-        batch,
-        size: [height, width],
-        channels,
-        out_channels,
-        kernel: [kernel_y, kernel_x],
-        stride: [stride_y, stride_x],
-        padding: [top, left, bottom, right],
-        dilation: [dilation_y, dilation_x],
-        groups,
-        transposed: (transposed != 0).then_some([extra_y, extra_x]),
-    }
-}
-
-/// The only element at an address.
-fn one<T: Copy>(argument: &str, address: usize) -> PyResult<T> {
-    Ok(slice::<T>(argument, address, 1)?[0])
-}
+use rquant::{Error, FixedPoint, Input};
 
 #[pyfunction]
 pub(crate) fn conv_size(sizes: Sizes) -> PyResult<[usize; 2]> {
     geometry(sizes).out_size().map_err(value_error)
-}
-
-#[pyfunction]
-pub(crate) fn conv_static(
-    py: Python<'_>,
-    x: usize,
-    x_scale: usize,
-    scales: usize,
-    x_zero: usize,
-    sizes: Sizes,
-    panels: usize,
-    panels_len: usize,
-    bias: usize,
-    bias_dtype: u8,
-    addend: usize,
-    addend_scale: usize,
-    addend_zero: usize,
-    lo: f32,
-    hi: f32,
-    out: usize,
-    out_dtype: u8,
-    out_scale: usize,
-    out_zero: usize,
-    threads: usize,
-) -> PyResult<()> {
-    let geometry = geometry(sizes);
-    let [height, width] = geometry.out_size().map_err(value_error)?;
-    let outputs = area(area(geometry.batch, area(height, width)?)?, geometry.out_channels)?;
-    let inputs = area(area(geometry.batch, area(geometry.size[0], geometry.size[1])?)?, geometry.channels)?;
-    let w = parse(panels, panels_len)?;
-    let input =
-        Input { q: slice("x", x, inputs)?, scales: slice("x_scale", x_scale, scales)?, zero: one("x_zero", x_zero)? };
-    let bias = (bias != 0).then(|| floats("bias", bias, bias_dtype, geometry.out_channels)).transpose()?.map(float32);
-    let addend = if addend == 0 {
-        None
-    } else {
-        let (scale, zero) = (one("addend_scale", addend_scale)?, one("addend_zero", addend_zero)?);
-        Some(Codes { q: slice("addend", addend, outputs)?, scale, zero })
-    };
-    let epilogue = Epilogue { bias: bias.as_deref(), addend, lo, hi };
-    let out = if out_scale == 0 {
-        Output::Floats(floats_mut("out", out, out_dtype, outputs)?)
-    } else {
-        Output::Codes(slice_mut("out", out, outputs)?, one("out_scale", out_scale)?, one("out_zero", out_zero)?)
-    };
-    run(py, threads, |executor| rquant::conv_static(input, &geometry, w, epilogue, out, executor))
 }
 
 #[pyfunction]

@@ -10,6 +10,7 @@ mod observe;
 #[cfg(target_os = "linux")]
 mod openmp;
 mod packed;
+mod static_product;
 mod threads;
 #[cfg(target_os = "linux")]
 mod torch_shim;
@@ -22,7 +23,7 @@ mod _rquant {
     use crate::arguments as codes;
 
     #[pymodule_export]
-    use conv::{conv_fixed, conv_size, conv_static, dequantize_static, quantize_static};
+    use conv::{conv_fixed, conv_size, dequantize_static, quantize_static};
     #[pymodule_export]
     use cuda::{
         cuda_bitpack, cuda_compile, cuda_configure, cuda_dequantize, cuda_device, cuda_driver_present, cuda_linear,
@@ -43,6 +44,8 @@ mod _rquant {
     use packed::{
         gather_rows, gemm_i32, linear, linear_outliers, pack, packed_info, packed_is_native, packed_len, unpack,
     };
+    #[pymodule_export]
+    use static_product::{StaticProduct, conv_static};
     #[pymodule_export]
     use threads::{adopt_openmp, choose_threads, default_threads};
 

@@ -59,8 +59,7 @@ fn pool(threads: usize) -> Option<Arc<Pool>> {
 static CHOSEN: AtomicUsize = AtomicUsize::new(0);
 static WORKER: AtomicBool = AtomicBool::new(false);
 
-/// Python's `get_num_threads`, for who was not called by Python.
-#[cfg(target_os = "linux")]
+/// Python's `get_num_threads`, where torch has so many.
 pub(crate) fn allowed(torch: usize) -> usize {
     match CHOSEN.load(Relaxed) {
         0 => torch,

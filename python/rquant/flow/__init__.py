@@ -3,7 +3,7 @@
 from .activation import Activation
 from .floats import Floats
 from .integers import Codes, Integers
-from .place import Place
+from .place import Place, QParams
 from .recording import Recorder
 
-__all__ = ["Activation", "Codes", "Floats", "Integers", "Place", "Recorder"]
+__all__ = ["Activation", "Codes", "Floats", "Integers", "Place", "QParams", "Recorder"]

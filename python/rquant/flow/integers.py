@@ -9,24 +9,32 @@ from torch import Tensor
 from torch.nn import functional
 
 from .. import _static_ops as ops
-from .place import Place, StaticLayer
+from .place import Place, QParams, StaticLayer
 
 
 class Codes(NamedTuple):
     """int8 codes of a tensor: `scale * (codes - zero)`.
 
     `finite`: bool, one a sample (index of the first dimension): False where NaN or infinity went in, so that NaN comes out.
-    `key`: `StaticLayer.qkey` of scale and zero point.
+    `place`: whose scale and zero point they are.
     """
 
     codes: Tensor
     scale: Tensor
     zero: Tensor
     finite: Tensor
-    key: object
+    place: Place | None
+
+    def lies_at(self, place: Place) -> bool:
+        """Whether they are under the scale and zero point of `place`."""
+        own = self.place
+        if own is None or own is place:
+            return own is not None
+        key = own.key
+        return key is not None and key == place.key
 
 
-def _of(place: Place) -> tuple[Tensor, Tensor]:
+def _of(place: Place) -> QParams:
     qparams = place.qparams
     assert qparams is not None, "who asks for codes looked first"
     return qparams
@@ -49,7 +57,7 @@ class Integers:
         if value.dim() == 4:
             value = value.contiguous(memory_format=torch.channels_last)
         codes, finite = ops.quantize_static(value, scale, zero)
-        return Codes(codes, scale, zero, finite, place.key)
+        return Codes(codes, scale, zero, finite, place)
 
     def leave(self, x: Codes, dtype: torch.dtype) -> Tensor:
         """Codes as floats."""
@@ -63,10 +71,10 @@ class Integers:
         self, layer: StaticLayer, x: Codes, addend: Codes | None, lo: float, hi: float, to: Place
     ) -> Codes:
         """`clamp(layer(x) + addend, lo, hi)` as codes."""
-        scale, zero = _of(to)
-        out = layer.product(x, addend, lo, hi, to, torch.float32)
+        qparams = _of(to)
+        out = layer.product(x, addend, lo, hi, qparams, torch.float32)
         finite = x.finite if addend is None else _both(x.finite, addend.finite)
-        return Codes(out, scale, zero, finite, to.key)
+        return Codes(out, *qparams, finite, to)
 
     def float_product(
         self, layer: StaticLayer, x: Codes, addend: Codes | None, lo: float, hi: float, dtype: torch.dtype
@@ -77,31 +85,31 @@ class Integers:
 
     def again(self, x: Codes, to: Place, lo: float = -math.inf, hi: float = math.inf) -> Codes:
         """Under other parameters, clamped."""
-        if x.key is not None and x.key == to.key and (lo, hi) == (-math.inf, math.inf):
+        if lo == -math.inf and hi == math.inf and x.lies_at(to):
             return x
         scale, zero = _of(to)
         return Codes(
-            ops.requantize_static(x.codes, x.scale, x.zero, lo, hi, scale, zero), scale, zero, x.finite, to.key
+            ops.requantize_static(x.codes, x.scale, x.zero, lo, hi, scale, zero), scale, zero, x.finite, to
         )  # fmt: skip
 
     def add(self, a: Codes, b: Codes, lo: float, hi: float, to: Place) -> Codes:
         """`clamp(a + b)`."""
         scale, zero = _of(to)
         out = ops.add_static(a.codes, a.scale, a.zero, b.codes, b.scale, b.zero, lo, hi, scale, zero)
-        return Codes(out, scale, zero, _both(a.finite, b.finite), to.key)
+        return Codes(out, scale, zero, _both(a.finite, b.finite), to)
 
     def join(self, parts: Sequence[Codes], dim: int, to: Place) -> Codes:
         """`torch.cat`."""
         scale, zero = _of(to)
         codes, scales, zeros = ([part[i] for part in parts] for i in range(3))
-        if all(part.key is not None and part.key == to.key for part in parts):
+        if all(part.lies_at(to) for part in parts):
             out = torch.cat(codes, dim)
         else:
             out = ops.concat_static(codes, scales, zeros, dim, scale, zero)
         finite = parts[0].finite
         for part in parts[1:]:
             finite = _both(finite, part.finite)
-        return Codes(out, scale, zero, finite, to.key)
+        return Codes(out, scale, zero, finite, to)
 
     def move(
         self, x: Codes, func: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any]
@@ -113,8 +121,9 @@ class Integers:
 
     def pad(self, x: Codes, pad: Sequence[int]) -> Codes:
         """Zeros around."""
-        if isinstance(x.key, tuple):
-            return x._replace(codes=functional.pad(x.codes, list(pad), value=x.key[1]))
+        key = None if x.place is None else x.place.key
+        if isinstance(key, tuple):
+            return x._replace(codes=functional.pad(x.codes, list(pad), value=key[1]))
         # int8 wraps around, so that this is exact
         return x._replace(codes=functional.pad(x.codes - x.zero, list(pad)) + x.zero)
 
@@ -126,4 +135,4 @@ class Integers:
         """`avg_pool_static`'s arguments, or `adaptive_avg_pool_static`'s one."""
         scale, zero = _of(to)
         op = ops.adaptive_avg_pool_static if len(args) == 1 else ops.avg_pool_static
-        return Codes(op(x.codes, x.scale, x.zero, *args, scale, zero), scale, zero, x.finite, to.key)
+        return Codes(op(x.codes, x.scale, x.zero, *args, scale, zero), scale, zero, x.finite, to)

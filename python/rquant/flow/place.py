@@ -6,6 +6,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+QParams = tuple[Tensor, Tensor]
+"""A scale (float32 `[1]`) and its zero point (int8 `[1]`)."""
+
 
 class StaticLayer(Protocol):
     """A layer whose input, and perhaps output, has a calibrated scale."""
@@ -13,8 +16,8 @@ class StaticLayer(Protocol):
     keep: int | None
     """The stage of its output that has several readers and is made codes for them (see `Activation`)."""
 
-    def qparams(self, name: str) -> tuple[Tensor, Tensor] | None:
-        """Scale (float32 `[1]`) and zero point (int8 `[1]`) of its "input" or "output"; None if not calibrated."""
+    def qparams(self, name: str) -> QParams | None:
+        """Of its "input" or "output"; None if not calibrated."""
 
     def qkey(self, name: str) -> object:
         """The same as a Python value that compares equal where they do; None if that is not known."""
@@ -23,9 +26,9 @@ class StaticLayer(Protocol):
         """Of an input of this shape."""
 
     def product(
-        self, x: Any, addend: Any, lo: float, hi: float, to: "Place | None", dtype: torch.dtype
+        self, x: Any, addend: Any, lo: float, hi: float, to: QParams | None, dtype: torch.dtype
     ) -> Tensor:
-        """On int8 codes: `clamp(layer(x) + addend, lo, hi)`, as codes for `to` or floats of `dtype`."""
+        """On int8 codes: `clamp(layer(x) + addend, lo, hi)`, as codes under `to` or floats of `dtype`."""
 
     def float_product(self, x: Tensor) -> Tensor:
         """The layer on floats, its weight rounded as it is in deployment."""
@@ -41,7 +44,7 @@ class Place(NamedTuple):
     name: Literal["input", "output"]
 
     @property
-    def qparams(self) -> tuple[Tensor, Tensor] | None:
+    def qparams(self) -> QParams | None:
         """Scale and zero point, if calibrated."""
         return self.layer.qparams(self.name)
 

@@ -24,16 +24,19 @@ class Value:
     Once `rounded`, that is its value for every later reader: a skip connection sees the codes that the first layer read.
     """
 
+    # what most values never change is the class's: one is made for each layer and call
+    addend: "Value | None" = None
+    lo, hi = -INF, INF
+    stage = 0
+    """How many operations the product took along."""
+    taken = False
+    rounded: Any = None
+    floats: Tensor | None = None
+
     def __init__(self, arithmetic: Any, node: Any, shape: Sequence[int], dtype: torch.dtype) -> None:
         self.arithmetic, self.node = arithmetic, node
-        self.shape, self.dtype = torch.Size(shape), dtype
-        self.addend: Value | None = None
-        self.lo, self.hi = -INF, INF
-        self.stage = 0
-        """How many operations the product took along."""
-        self.taken = False
-        self.rounded: Any = None
-        self.floats: Tensor | None = None
+        self.shape: torch.Size = shape if type(shape) is torch.Size else torch.Size(shape)
+        self.dtype = dtype
 
     @property
     def layer(self) -> StaticLayer | None:
@@ -63,7 +66,8 @@ class Value:
         """Rounded for `place`."""
         if self.rounded is not None:
             return self.arithmetic.again(self.rounded, place)
-        self._read()
+        if self.taken:
+            self._read()
         self.rounded = None if self.floats is not None else self.node.round(self, place)
         if self.rounded is None:
             self.rounded = self.arithmetic.enter(self._computed(), place)
@@ -80,7 +84,7 @@ class Value:
 
     def tensor(self) -> Tensor:
         """As floats: exact if it was not rounded before."""
-        if self.floats is None and self.rounded is None:
+        if self.taken and self.floats is None and self.rounded is None:
             self._read()
         return self._computed()
 
@@ -93,25 +97,22 @@ class Value:
         return self.floats
 
     def _read(self) -> None:
+        """Read again after an operation was taken along: who records is told."""
         recorder = recording.current()
-        if recorder is not None and self.taken:
-            self._shared(recorder)
-
-    def _shared(self, recorder: "recording.Recorder") -> None:
-        if self.layer is not None:
+        if recorder is not None and self.layer is not None:
             recorder.shared(self.layer, self.stage, self._computed())
 
     # what follows
 
     def _take(self) -> "Value | None":
         """A copy for the product to take an operation along; None if it is too late for that."""
-        if self.layer is not None and self.layer.keep == self.stage and recording.current() is None:
+        node = self.node
+        if type(node) is Product and node.layer.keep == self.stage and recording.current() is None:
             self.own()
-        if self.rounded is not None or self.floats is not None or not self.node.fuses:
+        if self.rounded is not None or self.floats is not None or not node.fuses:
             return None
-        recorder = recording.current()
-        if recorder is not None and self.taken:
-            self._shared(recorder)
+        if self.taken:
+            self._read()
         self.taken = True
         taken = Value.__new__(Value)
         taken.__dict__.update(self.__dict__)
@@ -121,7 +122,10 @@ class Value:
     def clamp(self, lo: float, hi: float) -> "Value":
         """`clamp(self, lo, hi)`."""
         value = self._take() or Value(self.arithmetic, Clamped(self), self.shape, self.dtype)
-        value.lo, value.hi = (min(max(edge, lo), hi) for edge in (value.lo, value.hi))
+        if value.lo == -INF and value.hi == INF:
+            value.lo, value.hi = lo, hi
+        else:
+            value.lo, value.hi = min(max(value.lo, lo), hi), min(max(value.hi, lo), hi)
         return value
 
     def add(self, other: "Value") -> "Value":
@@ -146,11 +150,10 @@ class Value:
 class Product:
     """A layer on an input that is rounded already."""
 
-    fuses = True
+    fuses = takes_addend = True
 
     def __init__(self, layer: StaticLayer, x: Any) -> None:
         self.layer, self.x = layer, x
-        self.takes_addend = True
 
     def origin(self) -> StaticLayer:
         return self.layer

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _static_ops
-from ..flow import Activation, Codes, Place
+from ..flow import Activation, Codes, QParams
 from .registry import register_module
 from .static import epilogue, plain
 from .unpacked import Unpacked
@@ -44,7 +44,7 @@ class _BatchNorm(Unpacked):
         return factor, shift if norm.bias is None else shift + norm.bias.float()
 
     def product(
-        self, x: Codes, addend: Codes | None, lo: float, hi: float, to: Place | None, dtype: torch.dtype
+        self, x: Codes, addend: Codes | None, lo: float, hi: float, to: QParams | None, dtype: torch.dtype
     ) -> Tensor:
         """See `flow.place.StaticLayer`; nothing is added."""
         *_, lo, hi, scale, zero, dtype = epilogue(addend, lo, hi, to, dtype)

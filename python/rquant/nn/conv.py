@@ -1,18 +1,21 @@
 """Convolutions with quantized weights: `Conv1d`, `Conv2d`, `ConvTranspose1d`, `ConvTranspose2d`."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .. import _autograd, _native_launch, _ops, _static_ops
-from ..flow import Codes, Place
+from .. import _autograd, _ops, _static_ops
+from .._native_launch import Launches, Sized, possible
+from ..flow import Codes, QParams
 from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
 from ..scheme import Optimizer, Scheme
 from .packed_weight import PackedWeight, float_weight
 from .registry import register_module
-from .static import StaticInput, epilogue, plain
+from .static import LAUNCHES, StaticInput, epilogue, plain
+from .storage import PANELS
 
 
 class _Conv(StaticInput, PackedWeight):
@@ -123,12 +126,13 @@ class _Conv(StaticInput, PackedWeight):
 
     def forward(self, input: Any, output_size: list[int] | None = None) -> Any:
         """As torch's; a calibrated layer also takes and may give an `Activation`."""
-        int8 = self.activations is not None and self.activations.kind == qint8.kind
+        activations = self.activations
+        int8 = activations is not None and activations.kind == qint8.kind
         integer = int8 and not self.scheme.qtype.is_floating_point
         if integer and output_size is None and self.statically():
-            if input.dim() == len(self.kernel_size) + 1:
+            if len(input.shape) == len(self.kernel_size) + 1:
                 return self.forward(input.unsqueeze(0)).squeeze(0)
-            return self.receive(self._padded(input))
+            return self.receive(input if self.padding_mode == "zeros" else self._padded(input))
         x = plain(input)
         if integer and output_size is None and not self.learns(x):
             return self._dynamic(self._padded(x))
@@ -183,7 +187,8 @@ class _Conv(StaticInput, PackedWeight):
         """See `flow.place.StaticLayer`."""
         if torch.compiler.is_compiling():  # sizes may be symbols
             return self._output_shape(shape, self._geometry())
-        return self._sizes(torch.Size(shape))[1]
+        known = shape if type(shape) is torch.Size else torch.Size(shape)
+        return self._launches().sized(known, self._sized).shape
 
     def _output_shape(self, shape: Sequence[int], geometry: tuple[Any, ...]) -> tuple[int, ...]:
         kernel, stride, borders, dilation, _, transposed, extra = geometry
@@ -191,21 +196,26 @@ class _Conv(StaticInput, PackedWeight):
         out = _static_ops.conv_shape(size, kernel, stride, borders, dilation, transposed, extra)
         return (shape[0], self.out_channels, *out[4 - len(shape) :])
 
-    def _sizes(self, shape: torch.Size) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of an input of this shape: sizes for `_native_launch`, and the output's shape. Found once."""
-        known = self.__dict__.setdefault("_known_sizes", {})
+    def _launches(self) -> Launches:
+        """Those of the geometry that the layer has now."""
+        geometry = (
+            self.kernel_size, self.stride, self._reversed_padding_repeated_twice, self.padding_mode, self.dilation,
+            self.groups, self.transposed, self.output_padding, self.out_channels,
+        )  # fmt: skip
+        launches: Launches | None = self.__dict__.get(LAUNCHES)
+        if launches is None or launches.geometry != geometry:
+            # a copy: lists may change in place
+            launches = self.__dict__[LAUNCHES] = Launches(deepcopy(geometry), torch.channels_last)
+        return launches
+
+    def _sized(self, shape: torch.Size) -> Sized:
         geometry = kernel, stride, borders, dilation, groups, transposed, extra = self._geometry()
-        key = shape, geometry
-        if key not in known:
-            if len(known) > 16:
-                known.clear()
-            size = (1, *shape[2:]) if len(shape) == 3 else tuple(shape[2:])
-            sizes = (
-                shape[0], *size, shape[1], self.out_channels, *kernel, *stride, *borders, *dilation, groups,
-                int(transposed), *extra,
-            )  # fmt: skip
-            known[key] = sizes, self._output_shape(shape, geometry)
-        return known[key]  # type: ignore[no-any-return]
+        size = (1, *shape[2:]) if len(shape) == 3 else tuple(shape[2:])
+        sizes = (
+            shape[0], *size, shape[1], self.out_channels, *kernel, *stride, *borders, *dilation, groups, int(transposed),
+            *extra,
+        )  # fmt: skip
+        return Sized(sizes, torch.Size(self._output_shape(shape, geometry)))
 
     def _convolve(self, x: Tensor, scale: Tensor, zero: Tensor, added: Any, rest: tuple[Any, ...]) -> Tensor:
         flat = x.dim() == 3
@@ -218,23 +228,19 @@ class _Conv(StaticInput, PackedWeight):
         return out.squeeze(2) if flat else out  # type: ignore[no-any-return]
 
     def product(
-        self, x: Codes, addend: Codes | None, lo: float, hi: float, to: Place | None, dtype: torch.dtype
+        self, x: Codes, addend: Codes | None, lo: float, hi: float, to: QParams | None, dtype: torch.dtype
     ) -> Tensor:
         """See `flow.place.StaticLayer`."""
-        codes, qparams = x.codes, None if to is None else to.qparams
-        sizes, shape = self._sizes(codes.shape) if _native_launch.possible(codes) else ((), (0,))
-        if len(shape) == 4 and min(shape) > 0:  # the op says what is wrong with others
-            out = torch.empty(
-                shape, dtype=dtype if to is None else torch.int8, memory_format=torch.channels_last
-            )
-            added = None if addend is None else addend[:3]
-            bias = self.float_bias()
-            if _native_launch.product(
-                sizes, codes, x.scale, x.zero, self.panels(), bias, added, lo, hi, qparams, out
-            ):
+        panels = self._buffers.get(PANELS)
+        if panels is not None and possible(x.codes) and len(x.codes.shape) == 4:
+            added, bias = None if addend is None else addend[:3], self.float_bias()
+            # its geometry was looked at when the input came
+            launches = self.__dict__.get(LAUNCHES) or self._launches()
+            out = launches.product(self._sized, x[:3], panels, bias, added, lo, hi, to, dtype)
+            if out is not None:
                 return out
         added, *rest = epilogue(addend, lo, hi, to, dtype)
-        return self._convolve(codes, x.scale, x.zero, added, tuple(rest))
+        return self._convolve(x.codes, x.scale, x.zero, added, tuple(rest))
 
     def _dynamic(self, x: Tensor) -> Tensor:
         """Each sample by a scale of its own, exact sums in int32; a sample with NaN or infinity gives NaN."""

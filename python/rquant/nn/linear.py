@@ -1,20 +1,22 @@
 """A linear layer with a quantized weight."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import _autograd, _native_launch, _ops, _static_ops
-from ..flow import Activation, Codes, Place
+from .. import _autograd, _ops, _static_ops
+from .._native_launch import Launches, Sized, possible
+from ..flow import Activation, Codes, QParams
 from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
 from ..scheme import Optimizer, Scheme
 from . import storage
 from .outliers import Outliers, resolve_outliers
 from .packed_weight import PackedWeight, float_weight
 from .registry import register_module
-from .static import StaticInput, epilogue, plain
+from .static import LAUNCHES, StaticInput, epilogue, plain
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -220,21 +222,32 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         return (*shape[:-1], self.out_features)
 
     def product(
-        self, x: Codes, addend: Codes | None, lo: float, hi: float, to: Place | None, dtype: torch.dtype
+        self, x: Codes, addend: Codes | None, lo: float, hi: float, to: QParams | None, dtype: torch.dtype
     ) -> Tensor:
         """See `flow.place.StaticLayer`."""
-        panels, bias, n = self.panels(), self.float_bias(), self.out_features
-        codes, qparams = x.codes.contiguous(), None if to is None else to.qparams
-        if addend is None and codes.numel() and _native_launch.possible(codes):
-            *rows, k = codes.shape
-            out = torch.empty((*rows, n), dtype=dtype if to is None else torch.int8)
-            m = codes.numel() // k
-            sizes = (m, 1, 1, k, n, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0)
-            flat = codes.view(m, k)
-            if _native_launch.product(sizes, flat, x.scale, x.zero, panels, bias, None, lo, hi, qparams, out):
+        codes, bias, panels = x.codes.contiguous(), self.float_bias(), self._buffers.get(storage.PANELS)
+        if panels is not None and possible(codes):
+            added = None if addend is None else addend[:3]
+            x3 = codes, x.scale, x.zero
+            out = self._launches().product(self._sized, x3, panels, bias, added, lo, hi, to, dtype)
+            if out is not None:
                 return out
         rest = epilogue(addend, lo, hi, to, dtype)
-        return _static_ops.linear_static(codes, x.scale, x.zero, panels, bias, n, *rest)  # type: ignore[no-any-return]
+        return _static_ops.linear_static(  # type: ignore[no-any-return]
+            codes, x.scale, x.zero, self.panels(), bias, self.out_features, *rest
+        )
+
+    def _launches(self) -> Launches:
+        launches: Launches | None = self.__dict__.get(LAUNCHES)
+        if launches is None or launches.geometry != (self.out_features,):
+            launches = self.__dict__[LAUNCHES] = Launches((self.out_features,), torch.contiguous_format)
+        return launches
+
+    def _sized(self, shape: torch.Size) -> Sized:
+        *rows, k = shape
+        n = self.out_features
+        sizes = (math.prod(rows), 1, 1, k, n, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0)
+        return Sized(sizes, torch.Size((*rows, n)))
 
     def float_product(self, x: Tensor) -> Tensor:
         """See `flow.place.StaticLayer`."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _static_ops
-from ..flow import Codes, Place
+from ..flow import Codes, QParams
 from ..qtypes import QType, qint8
 from .registry import register_module
 from .static import plain
@@ -35,7 +35,7 @@ class LayerNorm(Unpacked, nn.LayerNorm):
         return self.send(input) if self.flows() else super().forward(plain(input))  # type: ignore[return-value]
 
     def product(
-        self, x: Codes, addend: Codes | None, lo: float, hi: float, to: Place | None, dtype: torch.dtype
+        self, x: Codes, addend: Codes | None, lo: float, hi: float, to: QParams | None, dtype: torch.dtype
     ) -> Tensor:
         """See `flow.place.StaticLayer`; nothing is taken along, and `x` may be floats."""
         if to is None:
@@ -43,10 +43,9 @@ class LayerNorm(Unpacked, nn.LayerNorm):
                 x.codes if x.scale is None else _static_ops.dequantize_static(x.codes, x.scale, x.zero, dtype)
             )
             return self.float_product(floats.to(dtype))
-        features, qparams = torch.Size(self.normalized_shape).numel(), to.qparams
-        assert qparams is not None, "who asks for codes looked first"
+        features = torch.Size(self.normalized_shape).numel()
         return _static_ops.layer_norm_static(
-            x.codes.contiguous(), x.scale, x.zero, self.weight, self.bias, self.eps, features, *qparams
+            x.codes.contiguous(), x.scale, x.zero, self.weight, self.bias, self.eps, features, *to
         )  # type: ignore[no-any-return]
 
     def float_product(self, x: Tensor) -> Tensor:

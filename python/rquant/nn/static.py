@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from .._fake_quantize import fake_quantize_activations
-from ..flow import Activation, Codes, Floats, Integers, Place, recording
+from ..flow import Activation, Codes, Floats, Integers, Place, QParams, recording
 from ..flow.value import Product, Value
+from . import storage
 
 INTEGERS, FLOATS = Integers(), Floats()
 NAMES = ("input", "output")
 BUFFERS = tuple(f"{name}_{part}" for name in NAMES for part in ("scale", "zero_point"))
+_PAIRS = {name: (f"{name}_range", f"{name}_scale", f"{name}_zero_point") for name in NAMES}
+LAUNCHES, _KEYS = "_launches_done", "_keys"
+"""Names under which a layer keeps what it found out; copies and pickles find it out again."""
 
 
 class StaticInput(nn.Module):
@@ -66,31 +70,32 @@ class StaticInput(nn.Module):
         device = next((t.device for t in self.parameters()), torch.device("cpu"))
         self._buffers[f"{name}_scale"] = torch.tensor([scale], device=device)
         self._buffers[f"{name}_zero_point"] = torch.tensor([zero], dtype=torch.int8, device=device)
-        self.__dict__.pop("_keys", None)
+        self.__dict__.pop(_KEYS, None)
 
-    def qparams(self, name: str) -> tuple[Tensor, Tensor] | None:
+    def qparams(self, name: str) -> QParams | None:
         """See `flow.place.StaticLayer`."""
-        if (trained := self._modules.get(f"{name}_range")) is not None:
-            return trained.qparams()  # type: ignore[operator, no-any-return]
-        scale = self._buffers[f"{name}_scale"]
-        return None if scale is None else (scale, self._buffers[f"{name}_zero_point"])  # type: ignore[return-value]
+        trained, scale, zero = _PAIRS[name]
+        if trained in self._modules:
+            return self._modules[trained].qparams()  # type: ignore[union-attr, operator, no-any-return]
+        buffers = self._buffers
+        return None if buffers[scale] is None else (buffers[scale], buffers[zero])  # type: ignore[return-value]
 
     def qkey(self, name: str) -> object:
         """See `flow.place.StaticLayer`."""
-        if f"{name}_range" in self._modules:
+        if _PAIRS[name][0] in self._modules:
             return None
-        keys: dict[str, object] = self.__dict__.setdefault("_keys", {})
-        if name not in keys:
-            pair = self.qparams(name)
-            if (
-                pair is None
-                or type(pair[0]) is not Tensor
-                or pair[0].is_meta
-                or torch.compiler.is_compiling()
-            ):
-                return None
-            keys[name] = (pair[0].item(), pair[1].item())
-        return keys[name]
+        known: dict[str, tuple[object, QParams, list[int]]] = self.__dict__.setdefault(_KEYS, {})
+        if torch.compiler.is_compiling():
+            return known[name][0] if name in known else None
+        pair = self.qparams(name)
+        if pair is None or type(pair[0]) is not Tensor or pair[0].is_meta:
+            return None
+        versions = [storage.version(tensor) for tensor in pair]
+        key, of, then = known.get(name, (None, pair, None))
+        if then != versions or of[0] is not pair[0] or of[1] is not pair[1]:
+            key = pair[0].item(), pair[1].item()
+            known[name] = key, pair, versions
+        return key
 
     def simulate(self, name: str, value: Tensor) -> Tensor:
         """See `flow.place.StaticLayer`."""
@@ -106,7 +111,7 @@ class StaticInput(nn.Module):
                 scale, zero = trained.qparams()  # type: ignore[operator]
                 self._buffers[f"{name}_scale"] = scale.clone()
                 self._buffers[f"{name}_zero_point"] = zero.clone()
-        self.__dict__.pop("_keys", None)
+        self.__dict__.pop(_KEYS, None)
 
     def settle(self) -> None:
         """As `PackedWeight.settle`, and `settle_ranges`."""
@@ -119,13 +124,12 @@ class StaticInput(nn.Module):
         recorder = recording.current()
         arithmetic: Any = FLOATS if recorder is not None or self.learns(x) else INTEGERS
         place = Place(self, "input")
-        if isinstance(x, Activation) and x.value.arithmetic is arithmetic:
-            dtype, rounded = x.dtype, x.value.codes(place)
-            shape = x.shape
+        if type(x) is Activation and (read := x.value).arithmetic is arithmetic:
+            dtype, shape, rounded = read.dtype, read.shape, read.codes(place)
             if recorder is not None:
-                recorder.reached(x.value)
+                recorder.reached(read)
         else:
-            x = x.float() if isinstance(x, Activation) else x
+            x = plain(x)
             dtype, shape, rounded = x.dtype, x.shape, arithmetic.enter(x, place)
         value = Value(arithmetic, Product(self, rounded), self.output_shape(shape), dtype)
         return Activation(value) if recorder is not None or self.flow else value.tensor()
@@ -145,6 +149,9 @@ class StaticInput(nn.Module):
     @abstractmethod
     def output_shape(self, shape: Sequence[int]) -> Sequence[int]:
         """See `flow.place.StaticLayer`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in (LAUNCHES, _KEYS)}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StaticInput":
         held = {name: self._buffers[name] for name in BUFFERS}
@@ -176,7 +183,7 @@ class StaticInput(nn.Module):
                 self._buffers[name] = torch.empty_like(given)
             elif own is not None and given is not None and given.dtype != own.dtype:
                 error_msgs.append(f"{prefix}{name}: expected {own.dtype}, got {given.dtype}")
-        self.__dict__.pop("_keys", None)
+        self.__dict__.pop(_KEYS, None)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -199,9 +206,8 @@ def plain(x: Any) -> Any:
 
 
 def epilogue(
-    addend: Codes | None, lo: float, hi: float, to: Place | None, dtype: torch.dtype
+    addend: Codes | None, lo: float, hi: float, to: QParams | None, dtype: torch.dtype
 ) -> tuple[Any, ...]:
     """The last arguments of `linear_static` and `conv_static`."""
     added = (None, None, None) if addend is None else addend[:3]
-    out = (None, None) if to is None else to.qparams
-    return (*added, lo, hi, *out, dtype if to is None else None)  # type: ignore[misc]
+    return (*added, lo, hi, *(to or (None, None)), dtype if to is None else None)

@@ -157,16 +157,17 @@ def became(source: Tensor, device: torch.device) -> Held:
     """The tensors that took the place of `source` on `device`, if they live and are unchanged since; else nothing."""
     target, refs = _converted.get(source, (None, {}))
     found: dict[str, Any] = {name: ref() for name, (ref, _) in refs.items()}
-    unchanged = all(t is not None and _version(t) == refs[name][1] for name, t in found.items())
+    unchanged = all(t is not None and version(t) == refs[name][1] for name, t in found.items())
     return found if target == device and unchanged else {}
 
 
 def note(source: Tensor, device: torch.device, moved: Held) -> None:
     """`moved` took the place of `source` on `device`."""
-    _converted[source] = device, {name: (weakref.ref(t), _version(t)) for name, t in moved.items()}
+    _converted[source] = device, {name: (weakref.ref(t), version(t)) for name, t in moved.items()}
 
 
-def _version(tensor: Tensor) -> int:
+def version(tensor: Tensor) -> int:
+    """How often it was written; an inference tensor does not know."""
     return -1 if tensor.is_inference() else tensor._version
 
 
