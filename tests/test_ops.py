@@ -58,7 +58,7 @@ def calls(parts):
 
 def test_every_op_passes_opcheck(parts):
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("rquant::")}
-    registered = {name for name in registered if not name.endswith("_static")}  # test_static_ops has these
+    registered = {name for name in registered if "_static" not in name}  # test_static_ops has these
     seen = set()
     for name, arguments in calls(parts):
         seen.add(f"rquant::{name}")

@@ -14,7 +14,7 @@ import rquant
 from rquant import _native, _ops
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
-NATIVE = "torch_shim.rs" in torch._C._dispatch_dump("rquant::linear")
+NATIVE = "torch_shim" in torch._C._dispatch_dump("rquant::linear")
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
 

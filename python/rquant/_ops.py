@@ -29,6 +29,15 @@ def define(name: str, schema: str, shape, *, on_cpu=None, on_cuda=None, elsewher
     register_fake(f"rquant::{name}", shape, lib=_library)
 
 
+def define_native(name: str, schema: str, shape, *, on_cpu, **kernels) -> None:  # type: ignore[no-untyped-def]
+    """The same of an op whose kernel on the CPU is the native module's, if this torch takes one.
+
+    That leaves to the Python one, `name_python`, whatever is unusual.
+    """
+    define(f"{name}_python", schema, shape, on_cpu=on_cpu, **kernels)
+    define(name, schema, shape, on_cpu=None if cpu.NATIVE else on_cpu, **kernels)
+
+
 # `scale`: activation scales that are known before (of a row whose other part lies elsewhere, or calibrated); else a row's
 # own. Float32, one a row or a single one for all.
 _LINEAR = (
@@ -41,15 +50,7 @@ def _linear_shape(x: Tensor, panels: Tensor, bias: Tensor | None, k: int, n: int
     return x.new_empty((*x.shape[:-1], n))
 
 
-# The native kernel leaves to the Python one whatever is unusual; a torch too old for the native one has only that.
-define("linear_python", _LINEAR, _linear_shape, on_cpu=cpu.linear, elsewhere=only_on_cpu)
-define(
-    "linear",
-    _LINEAR,
-    _linear_shape,
-    on_cpu=None if cpu.register_linear() else cpu.linear,
-    elsewhere=only_on_cpu,
-)
+define_native("linear", _LINEAR, _linear_shape, on_cpu=cpu.linear, elsewhere=only_on_cpu)
 define(
     "linear_canonical",
     f"(Tensor x, {_WEIGHT}, Tensor? bias, int in_features, int kind, int group_size, bool integer, "

@@ -43,10 +43,11 @@ def adopt_openmp() -> bool:
 def choose_threads(chosen: int, worker: bool) -> None:
     """Threads for calls that do not come from Python: `chosen`, or torch's number for 0; no more than that in a worker."""
 
-def register_torch_linear() -> bool:
-    """Give torch's `rquant::linear` a CPU kernel that needs no Python; False if the loaded torch cannot have one.
+def register_torch_kernels() -> bool:
+    """Give the ops `rquant::linear`, `linear_static` and `conv_static` CPU kernels that need no Python.
 
-    What that kernel does not do itself it leaves to `rquant::linear_python`, an operator of the same schema.
+    False if the loaded torch cannot have them. What a kernel does not do itself it leaves to an op of the same schema whose
+    name ends in `_python`.
     """
 
 def ranges(x: int, dtype: int, rows: int, cols: int, group_size: int, lo: int, hi: int, threads: int) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ._backends import static_cpu
 from ._backends import static_elementwise as elementwise
 from ._backends import static_reference as reference
-from ._ops import define
+from ._ops import define, define_native
 
 INF = math.inf
 _QPARAMS = "Tensor out_scale, Tensor out_zero"
@@ -123,14 +123,14 @@ define(
     on_cpu=elementwise.inside_range_static,
     elsewhere=reference.inside_range_static,
 )
-define(
+define_native(
     "linear_static",
     f"(Tensor x, Tensor x_scale, Tensor x_zero, Tensor panels, Tensor? bias, int n, {_EPILOGUE}) -> Tensor",
     _linear_shape,
     on_cpu=static_cpu.linear_static,
     elsewhere=reference.linear_static,
 )
-define(
+define_native(
     "conv_static",
     f"(Tensor x, Tensor x_scale, Tensor x_zero, Tensor panels, Tensor? bias, int out_channels, {_CONV}, {_EPILOGUE}) -> Tensor",
     _conv_shape,

@@ -78,7 +78,7 @@ mod _rquant {
     }
 
     #[pyfunction]
-    fn register_torch_linear() -> bool {
+    fn register_torch_kernels() -> bool {
         #[cfg(target_os = "linux")]
         return crate::torch_shim::register();
         #[cfg(not(target_os = "linux"))]

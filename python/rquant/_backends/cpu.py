@@ -11,6 +11,8 @@ from .._native import QMatrix
 from . import reference
 
 _native.share_openmp()  # torch has loaded it by now
+NATIVE = _rquant.register_torch_kernels()
+"""Whether some ops have kernels that need no Python: this torch may be too old for them."""
 
 
 def linear(
@@ -34,11 +36,6 @@ def linear(
     m = math.prod(rows)
     _native.linear(x.contiguous(), panels, bias, out, m, in_features, out_features, integer, scale)
     return out
-
-
-def register_linear() -> bool:
-    """Whether `rquant::linear` has the native module's kernel now: this torch may be too old for one."""
-    return _rquant.register_torch_linear()
 
 
 def linear_canonical(

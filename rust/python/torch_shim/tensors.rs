@@ -1,0 +1,272 @@
+//! Torch's C functions, and what kernels read of their arguments by them.
+
+use super::Kind;
+use crate::arguments::{BFLOAT16, FLOAT16, FLOAT32, floats, floats_mut, slice, slice_mut};
+use crate::threads::allowed;
+use rquant::{Floats, FloatsMut};
+use std::ffi::{c_char, c_int, c_void};
+
+/// An `at::Tensor` on the heap.
+pub(super) type Tensor = *mut c_void;
+/// 0, or a C++ exception was caught. None comes through as such.
+pub(super) type Status = c_int;
+type Get<T> = unsafe extern "C" fn(Tensor, *mut T) -> Status;
+type Do<T> = unsafe extern "C" fn(T) -> Status;
+type Code = extern "C" fn() -> i32;
+/// A slot of the stack: a number in its low bytes, an owned `Tensor` or list, or for what is optional an owned pointer (or
+/// null) to a slot with the value. The result replaces the first.
+pub(super) type Slot = u64;
+type Kernel = unsafe extern "C-unwind" fn(*mut Slot, u64, u64);
+
+/// Dimensions of a tensor: more are unusual.
+pub(super) const MAX_DIM: usize = 8;
+/// Dimensions of an image in channels-last memory, from the fastest on.
+const CHANNELS_LAST: [usize; 4] = [1, 3, 2, 0];
+
+macro_rules! functions {
+    ($($name:ident: $kind:ty = $symbol:literal;)*) => {
+        pub(super) struct Torch { $(pub(super) $name: $kind,)* }
+
+        impl Torch {
+            /// `None` if `library` and those it depends on lack a symbol.
+            ///
+            /// # Safety
+            ///
+            /// `library` is of `dlopen`, and its symbols have the types in the table.
+            pub(super) unsafe fn load(library: *mut c_void) -> Option<Self> {
+                Some(Self { $($name: {
+                    // SAFETY: a lookup by a terminated name in a library that is loaded.
+                    let found = unsafe { libc::dlsym(library, $symbol.as_ptr()) };
+                    // SAFETY: a null pointer is `None`, any other a function of this type by this function's contract.
+                    unsafe { std::mem::transmute::<*mut c_void, Option<$kind>>(found) }?
+                },)* })
+            }
+        }
+    };
+}
+
+functions! {
+    device: Get<i32> = c"aoti_torch_get_device_type";
+    dtype: Get<i32> = c"aoti_torch_get_dtype";
+    dim: Get<i64> = c"aoti_torch_get_dim";
+    sizes: Get<*const i64> = c"aoti_torch_get_sizes";
+    strides: Get<*const i64> = c"aoti_torch_get_strides";
+    data: Get<*const c_void> = c"torch_get_const_data_ptr";
+    data_mut: Get<*mut c_void> = c"torch_get_mutable_data_ptr";
+    empty: unsafe extern "C" fn(i64, *const i64, *const i64, i32, i32, i32, *mut Tensor) -> Status
+        = c"aoti_torch_empty_strided";
+    delete_tensor: Do<Tensor> = c"aoti_torch_delete_tensor_object";
+    delete_optional: Do<*mut Slot> = c"torch_delete_stable_ivalue"; // the youngest of all: torch 2.13
+    list_size: unsafe extern "C" fn(*mut c_void, *mut usize) -> Status = c"torch_list_size";
+    list_item: unsafe extern "C" fn(*mut c_void, usize, *mut Slot) -> Status = c"torch_list_get_item";
+    delete_list: Do<*mut c_void> = c"torch_delete_list";
+    threads: Do<*mut u32> = c"torch_get_num_threads";
+    cpu: Code = c"aoti_torch_device_type_cpu";
+    float32: Code = c"aoti_torch_dtype_float32";
+    float16: Code = c"aoti_torch_dtype_float16";
+    bfloat16: Code = c"aoti_torch_dtype_bfloat16";
+    int8: Code = c"aoti_torch_dtype_int8";
+    uint8: Code = c"aoti_torch_dtype_uint8";
+    library: unsafe extern "C" fn(*const c_char, *const c_char, *const c_char, u32, *mut *mut c_void) -> Status
+        = c"aoti_torch_library_init_impl";
+    register: unsafe extern "C" fn(*mut c_void, *const c_char, Kernel, u64) -> Status = c"torch_library_impl";
+    call: unsafe extern "C" fn(*const c_char, *const c_char, *mut Slot, u64) -> Status = c"torch_call_dispatcher";
+    what: extern "C" fn() -> *const c_char = c"torch_exception_get_what_without_backtrace";
+    throw: unsafe extern "C-unwind" fn(*const c_char) -> ! = c"_ZSt21__throw_runtime_errorPKc"; // libstdc++'s
+}
+
+/// What is read of a dense CPU tensor.
+pub(super) struct View<'a> {
+    pub dtype: i32,
+    pub sizes: &'a [i64],
+    pub len: usize,
+    address: usize,
+}
+
+/// A tensor to be deleted if it is not handed on.
+pub(super) struct Output<'a> {
+    torch: &'a Torch,
+    tensor: Tensor,
+    address: usize,
+}
+
+impl Drop for Output<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by `empty`, and owned.
+        unsafe { (self.torch.delete_tensor)(self.tensor) };
+    }
+}
+
+impl Output<'_> {
+    pub(super) fn into_tensor(self) -> Tensor {
+        std::mem::ManuallyDrop::new(self).tensor
+    }
+
+    pub(super) fn codes(&mut self, len: usize) -> Option<&mut [i8]> {
+        slice_mut("out", self.address, len).ok()
+    }
+
+    /// Of a dtype as `arguments` has it.
+    pub(super) fn floats(&mut self, dtype: u8, len: usize) -> Option<FloatsMut<'_>> {
+        floats_mut("out", self.address, dtype, len).ok()
+    }
+}
+
+/// How a tensor's elements lie.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Memory {
+    Contiguous,
+    /// `[N, C, H, W]` as `[N, H, W, C]`.
+    ChannelsLast,
+}
+
+impl Memory {
+    /// Strides of a dense tensor.
+    fn strides(self, sizes: &[i64]) -> Option<[i64; MAX_DIM]> {
+        let (mut strides, mut next) = ([1; MAX_DIM], 1);
+        let mut put = |dim: usize| {
+            *strides.get_mut(dim)? = next;
+            next *= sizes[dim].max(1);
+            Some(())
+        };
+        match self {
+            Self::Contiguous => (0..sizes.len()).rev().try_for_each(&mut put)?,
+            Self::ChannelsLast if sizes.len() == 4 => CHANNELS_LAST.into_iter().try_for_each(&mut put)?,
+            Self::ChannelsLast => return None,
+        }
+        Some(strides)
+    }
+}
+
+impl<'a> View<'a> {
+    pub(super) fn codes(&self, torch: &Torch) -> Option<&'a [i8]> {
+        (self.dtype == (torch.int8)()).then(|| slice("codes", self.address, self.len).ok())?
+    }
+
+    pub(super) fn bytes(&self, torch: &Torch) -> Option<&'a [u8]> {
+        (self.dtype == (torch.uint8)()).then(|| slice("bytes", self.address, self.len).ok())?
+    }
+
+    pub(super) fn float32(&self, torch: &Torch) -> Option<&'a [f32]> {
+        (self.dtype == (torch.float32)()).then(|| slice("floats", self.address, self.len).ok())?
+    }
+
+    pub(super) fn floats(&self, torch: &Torch) -> Option<Floats<'a>> {
+        floats("floats", self.address, torch.code(self.dtype)?, self.len).ok()
+    }
+}
+
+impl Torch {
+    /// A tensor that lies so.
+    ///
+    /// # Safety
+    ///
+    /// `slot` is a tensor that is live for `'a`.
+    pub(super) unsafe fn view<'a>(&self, slot: Slot, memory: Memory) -> Option<View<'a>> {
+        fn get<T>(function: Get<T>, tensor: Tensor, mut value: T) -> Option<T> {
+            // SAFETY: a live tensor by `view`'s contract, and a place for the result.
+            (unsafe { function(tensor, &mut value) } == 0).then_some(value)
+        }
+        let tensor = slot as Tensor;
+        if get(self.device, tensor, 0)? != (self.cpu)() {
+            return None;
+        }
+        let dim = get(self.dim, tensor, 0)? as usize;
+        let [sizes, strides] = [self.sizes, self.strides].map(|function| {
+            let found = get(function, tensor, std::ptr::null())?;
+            // SAFETY: the tensor's own `dim` numbers, which it keeps; of no dimensions they may be anywhere.
+            Some(if dim == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(found, dim) } })
+        });
+        let (sizes, strides) = (sizes?, strides?);
+        let dense = memory.strides(sizes)?;
+        let len = sizes.iter().product::<i64>() as usize;
+        let lies = (0..dim).all(|i| strides[i] == dense[i] || sizes[i] == 1);
+        (lies || len == 0).then_some(())?;
+        let address = get(self.data, tensor, std::ptr::null())? as usize;
+        Some(View { dtype: get(self.dtype, tensor, 0)?, sizes, len, address })
+    }
+
+    /// A `Tensor?`, if `view` can read it.
+    ///
+    /// # Safety
+    ///
+    /// `slot` is null or points to a slot with a tensor, both live for `'a`.
+    pub(super) unsafe fn optional<'a>(&self, slot: Slot, memory: Memory) -> Option<Option<View<'a>>> {
+        match slot as *const Slot {
+            none if none.is_null() => Some(None),
+            // SAFETY: by this function's contract.
+            slot => unsafe { self.view(*slot, memory) }.map(Some),
+        }
+    }
+
+    /// The integers of a list of so many.
+    ///
+    /// # Safety
+    ///
+    /// `slot` is a list.
+    pub(super) unsafe fn integers<const N: usize>(&self, slot: Slot) -> Option<[usize; N]> {
+        let (list, mut size) = (slot as *mut c_void, 0);
+        // SAFETY: a live list, and a place for the result.
+        (unsafe { (self.list_size)(list, &mut size) } == 0 && size == N).then_some(())?;
+        let mut items = [0; N];
+        for (i, item) in items.iter_mut().enumerate() {
+            let mut value = 0;
+            // SAFETY: as above, and the list has this item.
+            (unsafe { (self.list_item)(list, i, &mut value) } == 0).then_some(())?;
+            *item = usize::try_from(value as i64).ok()?;
+        }
+        Some(items)
+    }
+
+    /// A dtype as `arguments` has it.
+    pub(super) fn code(&self, dtype: i32) -> Option<u8> {
+        match dtype {
+            _ if dtype == (self.float32)() => Some(FLOAT32),
+            _ if dtype == (self.float16)() => Some(FLOAT16),
+            _ if dtype == (self.bfloat16)() => Some(BFLOAT16),
+            _ => None,
+        }
+    }
+
+    /// An uninitialised dense CPU tensor.
+    pub(super) fn empty(&self, sizes: &[i64], dtype: i32, memory: Memory) -> Option<Output<'_>> {
+        let (strides, dim) = (memory.strides(sizes)?, sizes.len() as i64);
+        let mut tensor = std::ptr::null_mut();
+        // SAFETY: `dim` sizes and strides, and a place for the result.
+        let status =
+            unsafe { (self.empty)(dim, sizes.as_ptr(), strides.as_ptr(), dtype, (self.cpu)(), 0, &mut tensor) };
+        (status == 0).then_some(())?;
+        let (mut out, mut address) = (Output { torch: self, tensor, address: 0 }, std::ptr::null_mut());
+        // SAFETY: a live tensor and a place for the result.
+        (unsafe { (self.data_mut)(tensor, &mut address) } == 0).then_some(())?;
+        out.address = address as usize;
+        Some(out)
+    }
+
+    /// How many threads a call may use.
+    pub(super) fn threads(&self) -> Option<usize> {
+        let mut torch = 0;
+        // SAFETY: a place for the result.
+        (unsafe { (self.threads)(&mut torch) } == 0).then(|| allowed(torch as usize))
+    }
+
+    /// # Safety
+    ///
+    /// The slot is of this kind, owned, and used no more.
+    pub(super) unsafe fn delete(&self, slot: Slot, kind: Kind) {
+        // SAFETY: each is owned; an optional one's slot is read before its end.
+        unsafe {
+            match kind {
+                Kind::Plain => {}
+                Kind::Tensor => _ = (self.delete_tensor)(slot as Tensor),
+                Kind::List => _ = (self.delete_list)(slot as *mut c_void),
+                Kind::Optional | Kind::OptionalTensor if slot == 0 => {}
+                Kind::Optional => _ = (self.delete_optional)(slot as *mut Slot),
+                Kind::OptionalTensor => {
+                    (self.delete_tensor)(*(slot as *const Slot) as Tensor);
+                    (self.delete_optional)(slot as *mut Slot);
+                }
+            }
+        }
+    }
+}
