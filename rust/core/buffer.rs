@@ -169,6 +169,11 @@ pub(crate) struct Rectangle<T> {
 #[allow(unsafe_code)]
 impl<T: Plain> Rectangle<T> {
     #[inline]
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    #[inline]
     pub(crate) fn cols(&self) -> usize {
         self.cols
     }

@@ -126,6 +126,7 @@ fn finished(isa: &Isa, f: &[f32], bias: &[f32]) -> Vec<f32> {
 
 /// A run of groups, the last one longer by a block, against the portable tile and epilogue one group at a time.
 #[test]
+#[allow(unsafe_code)]
 fn grouped_kernels_give_the_same_bits() {
     let spec = &portable::ISA;
     for isa in detected() {
@@ -171,8 +172,25 @@ fn grouped_kernels_give_the_same_bits() {
                         let quads = blocks * per;
                         let run = GroupRun { quads, fresh, scales, zeros, offset: weight.offset() as u8, sums: &sums };
                         let mut got = start.clone();
-                        kernel.grouped(&arranged, rows, (b, unpacked), cols, run, &mut got);
+                        kernel.grouped(&arranged, rows, (b, unpacked), cols, run, &mut got, None);
                         assert_eq!(got, want, "{} {rows}x{cols}, {blocks} blocks, unpacked {unpacked}", kernel.name);
+                        for (used, bias) in [(cols, false), (cols - 3, true), (cols - 15, false)] {
+                            let at_once = |finish: &dyn Fn(Outputs)| {
+                                let factors: Vec<f32> = (0..rows).map(|r| 0.1 + r as f32).collect();
+                                let bias: Option<Vec<f32>> = bias.then(|| (0..used).map(|c| c as f32 * 1.7).collect());
+                                let mut all = vec![f32::NAN; rows * (used + 2)];
+                                // SAFETY: this function's own memory.
+                                let out = unsafe { Shared::new(&mut all).rectangle(1, used + 2, rows, used) };
+                                finish(Outputs { factors: &factors, bias: bias.as_deref(), out });
+                                all.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+                            };
+                            let got = at_once(&|outputs| {
+                                let mut f = start.clone();
+                                kernel.grouped(&arranged, rows, (b, unpacked), cols, run, &mut f, Some(outputs));
+                            });
+                            let want = at_once(&|o| spec.finish(&want, cols, o.factors, o.bias, o.out));
+                            assert_eq!(got, want, "{} {rows}x{cols}, {used} outputs", kernel.name);
+                        }
                     }
                 }
             }

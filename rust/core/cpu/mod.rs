@@ -14,6 +14,7 @@
 //! Every integer kernel computes `acc[row][c] = Σ a · u` over unsigned codes `u`, modulo 2^32; the caller subtracts
 //! what offset and zero point contribute, so any result that fits int32 is exact.
 
+use crate::buffer::Rectangle;
 use crate::error::{Error, Result};
 use crate::matrix::Scales;
 use crate::qtype::QuantType;
@@ -42,7 +43,8 @@ pub(crate) const STRIP: usize = 16;
 /// Integer tile: `acc[rows][cols] (+)= a[rows] · b[cols]`. The slices' lengths must agree; see [`Microkernel::tile`].
 type TileFn = unsafe fn(a: &[u8], rows: usize, b: &[u8], cols: usize, acc: &mut [i32], accumulate: bool);
 /// `f[rows][cols] (+)= Σ_groups scale · (a · b − zero · Σa)`; see [`Microkernel::grouped`].
-type GroupedFn = unsafe fn(a: &[u8], rows: usize, b: &[u8], cols: usize, run: GroupRun, f: &mut [f32]);
+type GroupedFn =
+    unsafe fn(a: &[u8], rows: usize, b: &[u8], cols: usize, run: GroupRun, f: &mut [f32], outputs: Option<Outputs>);
 /// Packed blocks to blocks of one byte per code (or one bfloat16).
 type UnpackFn = unsafe fn(b: &[u8], cols: usize, out: &mut [u8]);
 /// `acc[rows][cols] += scale · Σ a · (q − zero)` straight from packed blocks.
@@ -86,6 +88,16 @@ pub(crate) struct GroupRun<'a> {
     pub offset: u8,
     /// `[groups][rows]`: −Σa as [`split_sum`] writes it.
     pub sums: &'a [i32],
+}
+
+/// Where the sums of a run go that is a tile's last: `out[r][c] = fma(f, factors[r], bias[c])`, without a bias
+/// `f · factors[r]`. What is left in f then is nothing that counts.
+pub(crate) struct Outputs<'a> {
+    /// A row's.
+    pub factors: &'a [f32],
+    /// Of the columns that are outputs, the tile's first ones.
+    pub bias: Option<&'a [f32]>,
+    pub out: Rectangle<f32>,
 }
 
 /// Longest group whose Σa [`split_sum`] can write: 33,000 · 127 < 2^22.
@@ -217,6 +229,7 @@ impl Microkernel {
         cols: usize,
         run: GroupRun,
         f: &mut [f32],
+        outputs: Option<Outputs>,
     ) {
         let per = if unpacked { 1 } else { self.weight.per_byte() };
         let (quads, groups) = (b.len() / block_bytes(cols) * per, run.sums.len() / rows);
@@ -225,9 +238,13 @@ impl Microkernel {
         assert!(a.len() == quads * rows * self.quad_bytes() && f.len() == rows * cols);
         assert!(groups > 0 && (groups - 1) * run.quads <= quads && run.sums.len() == groups * rows);
         assert!(run.scales.len() == groups * cols && run.zeros.is_none_or(|z| z.len() == groups * cols));
+        if let Some(Outputs { factors, bias, out }) = &outputs {
+            assert!(factors.len() == rows && out.rows() == rows && out.cols() <= cols);
+            assert!(bias.is_none_or(|bias| bias.len() == out.cols()));
+        }
         let kernels = self.grouped.expect("the caller asks has_grouped");
         // SAFETY: see above.
-        unsafe { (kernels[usize::from(unpacked)])(a, rows, b, cols, run, f) }
+        unsafe { (kernels[usize::from(unpacked)])(a, rows, b, cols, run, f, outputs) }
     }
 
     /// Packed blocks to one byte per code, `32 / bits` steps to each `cols * 4` bytes.

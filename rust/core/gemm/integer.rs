@@ -5,8 +5,8 @@ use super::activations::{Activations, Source};
 use super::multiplier::{DeepSums, Multiplier};
 use super::plan::{Alignment, Plan};
 use crate::buffer::Shared;
-use crate::cpu::{self, MAX_GROUPED};
-use crate::epilogue::{PanelParams, Sums, write_rows};
+use crate::cpu::{self, MAX_GROUPED, Outputs};
+use crate::epilogue::{FOLD, PanelParams, Sums, write_rows};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::floats::SharedOut;
@@ -15,6 +15,10 @@ use crate::prepack::PackedRef;
 
 /// Longest group that a kernel takes at once however many rows there are: its unpacked panel stays in cache.
 const CACHED_GROUP: usize = 4096;
+
+/// Outputs that the second-level cache does not hold: kernels ask for their memory ahead, and write them themselves. Fewer
+/// are written faster all together, once a panel.
+const AT_ONCE: usize = if cfg!(test) { 300 } else { 1 << 18 };
 
 /// A product in progress: everything that its tasks share.
 struct Product<'a> {
@@ -50,6 +54,8 @@ pub(super) fn linear(
     let product = Product::new(x, m, w, &plan, grouped)?;
     let runs = if grouped { Vec::new() } else { plan.runs() };
     let tasks = Tasks::new(product.acts.blocks(), product.multiplier.kernel.mr, w.panels(), executor.threads());
+    let plain = w.groups() <= FOLD && !matches!(x, Source::Outliers(..));
+    let at_once = if plain && m * w.n() >= AT_ONCE { out.float32() } else { None };
     executor.run(tasks.count(), &|task| {
         let (index, blocks) = tasks.get(task);
         let panel = w.panel(index);
@@ -60,7 +66,17 @@ pub(super) fn linear(
         let len = (last + count - first_row) * panel.cols;
         let mut f = if grouped { Sums::fresh(len, w.groups()) } else { Sums::new(len, w.groups()) };
         if grouped {
-            multiplier.groups(at_rows, &panel, w.qtype().offset(), blocks.clone(), &mut f);
+            multiplier.groups(at_rows, &panel, w.qtype().offset(), blocks.clone(), &mut f, |block| {
+                let (row, rows) = at_rows.rows(block);
+                let out = at_once?;
+                // SAFETY: `out` lives as long as the call; this task alone has these rows of this panel's columns.
+                let out = unsafe { out.rectangle(row * w.n() + panel.first, w.n(), rows, panel.used) };
+                let bias = bias.map(|bias| &bias[panel.first..panel.first + panel.used]);
+                Some(Outputs { factors: acts.scales(row, rows), bias, out })
+            });
+            if at_once.is_some() {
+                return;
+            }
         } else {
             let params = PanelParams::integer(&panel, w.qtype());
             let mut deep = DeepSums::default();

@@ -4,7 +4,7 @@ use super::UNPACK_ROWS;
 use super::plan::{Alignment, Piece, Plan};
 use super::row_panels::RowPanels;
 use crate::buffer::Scratch;
-use crate::cpu::{GroupRun, Isa, Microkernel, block_bytes};
+use crate::cpu::{GroupRun, Isa, Microkernel, Outputs, block_bytes};
 use crate::epilogue::{FOLD, PanelParams, Sums};
 use crate::matrix::ZeroPoints;
 use crate::prepack::Panel;
@@ -75,8 +75,17 @@ impl<'a> Multiplier<'a> {
         }
     }
 
-    /// The same where the kernel does all that a group needs: sums in float of the row blocks `blocks`.
-    pub(crate) fn groups(&self, acts: &RowPanels, panel: &Panel, offset: i32, blocks: Range<usize>, f: &mut Sums) {
+    /// The same where the kernel does all that a group needs: sums in float of the row blocks `blocks`, or at once what
+    /// `outputs` says of a block.
+    pub(crate) fn groups<'o>(
+        &self,
+        acts: &RowPanels,
+        panel: &Panel,
+        offset: i32,
+        blocks: Range<usize>,
+        f: &mut Sums,
+        outputs: impl Fn(usize) -> Option<Outputs<'o>>,
+    ) {
         let (cols, per) = (panel.cols, self.kernel.weight.per_byte());
         let first_row = acts.rows(blocks.start).0;
         for groups in self.plan.group_runs(self.unpack, FOLD) {
@@ -102,7 +111,9 @@ impl<'a> Multiplier<'a> {
                     sums: acts.sums(block, groups.start, groups.len()),
                 };
                 let at = (row - first_row) * cols..(row - first_row + rows) * cols;
-                self.kernel.grouped(acts.quads(block, first, quads), rows, b, cols, run, f.running(at.clone()));
+                let outputs = if groups.end == self.plan.segments.len() { outputs(block) } else { None };
+                let a = acts.quads(block, first, quads);
+                self.kernel.grouped(a, rows, b, cols, run, f.running(at.clone()), outputs);
                 f.added(self.isa, groups.end - 1, at);
             }
         }

@@ -4,7 +4,8 @@
 //! (see [`split_sum`](crate::cpu::split_sum)).
 
 use super::{by_strip, load, load_f32, load_floats, store_floats};
-use crate::cpu::GroupRun;
+use crate::cpu::lanes::body;
+use crate::cpu::{GroupRun, Outputs};
 use crate::matrix::Scales;
 use std::arch::x86_64::*;
 
@@ -128,8 +129,24 @@ fn wide_strip<const R: usize>(a: &[u8], b: &[u8], acc: &mut [i32], accumulate: b
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn wide_grouped(a: &[u8], rows: usize, b: &[u8], cols: usize, run: GroupRun, f: &mut [f32]) {
-    by_strip!(strip in cols, R = rows; [1 2 3 4 5 6] wide_grouped_strip::<R>(a, b, run, f, cols, strip))
+pub(super) fn wide_grouped(
+    a: &[u8],
+    rows: usize,
+    b: &[u8],
+    cols: usize,
+    run: GroupRun,
+    f: &mut [f32],
+    outputs: Option<Outputs>,
+) {
+    by_strip!(strip in cols, R = rows; [1 2 3 4 5 6] wide_grouped_strip::<R>(a, b, run, f, cols, strip));
+    finish(f, cols, outputs);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn finish(f: &[f32], cols: usize, outputs: Option<Outputs>) {
+    if let Some(Outputs { factors, bias, out }) = outputs {
+        body::finish(f, cols, factors, bias, out);
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -173,8 +190,10 @@ pub(super) fn narrow_grouped<const BITS: usize, const QUADS: usize>(
     cols: usize,
     run: GroupRun,
     f: &mut [f32],
+    outputs: Option<Outputs>,
 ) {
-    by_strip!(strip in cols, R = rows; [1 2 3 4 5 6] narrow_grouped_strip::<BITS, QUADS, R>(a, b, run, f, cols, strip))
+    by_strip!(strip in cols, R = rows; [1 2 3 4 5 6] narrow_grouped_strip::<BITS, QUADS, R>(a, b, run, f, cols, strip));
+    finish(f, cols, outputs);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

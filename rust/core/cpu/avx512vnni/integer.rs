@@ -3,8 +3,8 @@
 //! A group's zero points cost one instruction: the sums start from −z·Σa, which `vpmaddwd` makes of the pairs
 //! (z, 128 z) and Σa in two halves (see [`split_sum`](crate::cpu::split_sum)).
 
-use super::{ask_ahead, by_shape, load, load_f16, load_f32, load_i32, load_u8, store, store_f32, store_i32};
-use crate::cpu::GroupRun;
+use super::{ask_ahead, ask_for, by_shape, load, load_f16, load_f32, load_i32, load_u8, store, store_f32, store_i32};
+use crate::cpu::{GroupRun, Outputs};
 use crate::matrix::Scales;
 use std::arch::x86_64::*;
 
@@ -97,12 +97,29 @@ fn tile_shape<const BITS: usize, const R: usize, const V: usize>(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
-pub(super) fn grouped<const BITS: usize>(a: &[u8], rows: usize, b: &[u8], cols: usize, run: GroupRun, f: &mut [f32]) {
-    by_shape!(rows, cols, [1 2 3 4 5 6], grouped_shape<BITS>(a, b, run, f))
+pub(super) fn grouped<const BITS: usize>(
+    a: &[u8],
+    rows: usize,
+    b: &[u8],
+    cols: usize,
+    run: GroupRun,
+    f: &mut [f32],
+    outputs: Option<Outputs>,
+) {
+    by_shape!(rows, cols, [1 2 3 4 5 6], grouped_shape<BITS>(a, b, run, f, outputs))
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
-fn grouped_shape<const BITS: usize, const R: usize, const V: usize>(a: &[u8], b: &[u8], run: GroupRun, f: &mut [f32]) {
+fn grouped_shape<const BITS: usize, const R: usize, const V: usize>(
+    a: &[u8],
+    b: &[u8],
+    run: GroupRun,
+    f: &mut [f32],
+    mut outputs: Option<Outputs>,
+) {
+    if let Some(outputs) = &mut outputs {
+        (0..R).for_each(|r| ask_for(outputs.out.row(r)));
+    }
     let (out, _) = f.as_chunks_mut::<16>();
     let mut f = [[_mm512_setzero_ps(); V]; R];
     if R <= ROWS_IN_REGISTERS && !run.fresh {
@@ -112,10 +129,11 @@ fn grouped_shape<const BITS: usize, const R: usize, const V: usize>(a: &[u8], b:
             }
         }
     }
-    let (sums, _) = run.sums.as_chunks::<R>();
+    let (sums_of, _) = run.sums.as_chunks::<R>();
     let (mut a, mut b) = (a, b);
-    for (g, sums) in sums.iter().enumerate() {
-        let quads = if g + 1 < run.sums.len() / R { run.quads } else { a.len() / (R * 4) };
+    for (g, sums) in sums_of.iter().enumerate() {
+        let last = g + 1 == sums_of.len();
+        let quads = if last { a.len() / (R * 4) } else { run.quads };
         let (group_a, rest_a) = a.split_at(quads * R * 4);
         let (group_b, rest_b) = b.split_at(quads * BITS / 8 * V * 64);
         (a, b) = (rest_a, rest_b);
@@ -145,10 +163,14 @@ fn grouped_shape<const BITS: usize, const R: usize, const V: usize>(a: &[u8], b:
                 let v = _mm512_cvtepi32_ps(c[r][j]);
                 if R <= ROWS_IN_REGISTERS {
                     f[r][j] = _mm512_fmadd_ps(v, scale, f[r][j]);
-                } else {
-                    let at = &mut out[r * V + j];
-                    let so_far = if g == 0 && run.fresh { _mm512_setzero_ps() } else { load_f32(at) };
-                    store_f32(at, _mm512_fmadd_ps(v, scale, so_far));
+                    continue;
+                }
+                let at = &mut out[r * V + j];
+                let so_far = if g == 0 && run.fresh { _mm512_setzero_ps() } else { load_f32(at) };
+                let sum = _mm512_fmadd_ps(v, scale, so_far);
+                match &mut outputs {
+                    Some(outputs) if last => write(outputs, r, j, sum),
+                    _ => store_f32(at, sum),
                 }
             }
         }
@@ -156,9 +178,35 @@ fn grouped_shape<const BITS: usize, const R: usize, const V: usize>(a: &[u8], b:
     if R <= ROWS_IN_REGISTERS {
         for r in 0..R {
             for j in 0..V {
-                store_f32(&mut out[r * V + j], f[r][j]);
+                match &mut outputs {
+                    Some(outputs) => write(outputs, r, j, f[r][j]),
+                    None => store_f32(&mut out[r * V + j], f[r][j]),
+                }
             }
         }
+    }
+}
+
+/// Strip `j` of row `r`, as far as its columns are outputs.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn write(Outputs { factors, bias, out }: &mut Outputs, r: usize, j: usize, f: __m512) {
+    let (row, factor) = (out.row(r), _mm512_set1_ps(factors[r]));
+    if let Some(out) = row.as_chunks_mut::<16>().0.get_mut(j) {
+        let v = match bias {
+            None => _mm512_mul_ps(f, factor),
+            Some(bias) => _mm512_fmadd_ps(f, factor, load_f32(&bias.as_chunks().0[j])),
+        };
+        return store_f32(out, v);
+    }
+    let mask = ((1u32 << row.len().saturating_sub(j * 16)) - 1) as u16;
+    // SAFETY: the elements from `j * 16` on that the mask has are those left of the row, and of the bias, which is as long.
+    unsafe {
+        let v = match bias {
+            None => _mm512_mul_ps(f, factor),
+            Some(bias) => _mm512_fmadd_ps(f, factor, _mm512_maskz_loadu_ps(mask, bias.as_ptr().wrapping_add(j * 16))),
+        };
+        _mm512_mask_storeu_ps(row.as_mut_ptr().wrapping_add(j * 16), mask, v);
     }
 }
 

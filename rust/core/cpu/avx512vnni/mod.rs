@@ -137,6 +137,15 @@ fn ask_ahead(block: &[[u8; 64]], busy: bool) {
     }
 }
 
+/// Have memory at hand that is about to be written.
+#[inline]
+fn ask_for(row: &[f32]) {
+    for line in row.chunks(16) {
+        // SAFETY: a hint, which does not read.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+    }
+}
+
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load(bytes: &[u8; 64]) -> __m512i {
