@@ -1,8 +1,22 @@
 // Codes to floats, S (q - Z) in float32, rounded once: what `dequantize` is, and what large products do before a matrix
 // product of floats. Streaming: a thread reads one 32-bit word of codes and writes its 4, 8 or 16 values.
+// Codes are integers, or with CODE_MANTISSA, that many bits, float8: e4m3 (without infinity) or e5m2.
 #include "weights.cuh"
 
 constexpr int THREADS = 256, BITS = CODE_BITS, PER_WORD = 32 / BITS, OFFSET = 1 << (BITS - 1);
+
+#ifdef CODE_MANTISSA
+// The bits of a float of the same sign, exponent and mantissa, times what the exponents' offsets differ by: exact, for the
+// least numbers too.
+DEVICE float value_of_code(u32 code) {
+    const bool finite = CODE_MANTISSA == 3 ? (code & 0x7f) != 0x7f : (code & 0x7c) != 0x7c;
+    if (!finite) return float_of_bits((code & 0x80) << 24 | 0x7f800000 | (CODE_MANTISSA == 3 ? 2 : code & 3) << 21);
+    constexpr float apart = CODE_MANTISSA == 3 ? 0x1p120f : 0x1p112f;
+    return multiply(float_of_bits((code & 0x80) << 24 | (code & 0x7f) << (23 - CODE_MANTISSA)), apart);
+}
+#else
+DEVICE float value_of_code(u32 code) { return (float)((int)code - OFFSET); }
+#endif
 
 // Rows are along y of the grid, so that no division finds a row.
 KERNEL(dequantize, THREADS)(const u32* codes, const void* scale, int scale_dtype, const void* zero, int zero_kind, void* out,
@@ -16,7 +30,7 @@ KERNEL(dequantize, THREADS)(const u32* codes, const void* scale, int scale_dtype
         int group = first / group_size;
         float s, z;
         load_parameters<BITS>(p, row, group, s, z);
-        auto value = [&](int i) { return multiply(s, (float)((int)(bits >> (BITS * i) & ((1 << BITS) - 1)) - OFFSET) - z); };
+        auto value = [&](int i) { return multiply(s, value_of_code(bits >> (BITS * i) & ((1 << BITS) - 1)) - z); };
         if (dtype != F32 && k % PER_WORD == 0 && group_size % PER_WORD == 0) {  // one group, and whole words to write
             UNROLL for (int i = 0; i < PER_WORD; i += 4) {
                 u32 halves[4];

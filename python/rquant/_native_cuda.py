@@ -120,12 +120,16 @@ def _products(x: Tensor, q: QMatrix, bias: Tensor | None, out: Tensor) -> tuple[
     return m, *added, _address(out, "out", size=m * n)
 
 
-def linear(x: Tensor, q: QMatrix, bias: Tensor | None, out: Tensor) -> None:
-    """`out[m, n] = x[m, k] @ dequantize(q).T + bias`; x and `out` are both float16 or both bfloat16."""
+def linear(x: Tensor, q: QMatrix, bias: Tensor | None, out: Tensor, small: bool | None = None) -> None:
+    """`out[m, n] = x[m, k] @ dequantize(q).T + bias`; x and `out` are both float16 or both bfloat16.
+
+    `small`: by the kernel for at most 8 rows, or by tiles; by default as m is.
+    """
     m, bias_at, bias_dtype, to = _products(x, q, bias, out)
     if out.dtype != x.dtype:
         raise ValueError(f"out: expected {x.dtype}, got {out.dtype}")
-    _rquant.cuda_linear(*place(x), _address(x, "x"), _code(x, "x"), m, _weight(q), bias_at, bias_dtype, to)
+    at = _address(x, "x"), _code(x, "x")
+    _rquant.cuda_linear(*place(x), *at, m, _weight(q), bias_at, bias_dtype, to, small)
 
 
 def linear_int8(x: Tensor, scale: Tensor, q: QMatrix, bias: Tensor | None, out: Tensor) -> None:

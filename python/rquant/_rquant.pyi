@@ -467,7 +467,8 @@ class Histogram:
         """That of a range, in nats."""
 
 _CudaWeight = tuple[int, int, int, int, int, int, int, int, int]
-"""`codes, n, k, bits, group_size, scale, scale_dtype, zero_point, zp_kind`: a canonical weight of 8, 4 or 2 bits on a GPU.
+"""`codes, n, k, bits, group_size, scale, scale_dtype, zero_point, zp_kind`: a canonical weight of 8, 4 or 2 bits on a GPU;
+to dequantize also of float8, "bits" 43 (e4m3fn) or 52 (e5m2).
 
 Addresses are of the device's memory, `codes` at a multiple of 16. Functions with a `stream` launch on it (a handle, 0 for the
 default one) and return at once; a first call may compile for seconds. They raise ValueError for arguments that do not fit
@@ -516,10 +517,11 @@ def cuda_linear(
     bias: int,
     bias_dtype: int,
     out: int,
+    small: bool | None = None,
 ) -> None:
     """`out[m, n] = x[m, k] @ W.T + bias` of float16 or bfloat16 x, at a multiple of 16, in its dtype; `bias` may be 0.
 
-    Group sizes: multiples of 32, or one group a row.
+    Group sizes: multiples of 32, or one group a row. `small`: by the kernel for at most 8 rows, or by tiles; by default as m is.
     """
 
 def cuda_linear_int8(

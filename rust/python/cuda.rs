@@ -117,6 +117,7 @@ pub(crate) fn cuda_bitpack(
 }
 
 #[pyfunction]
+#[pyo3(signature = (ordinal, stream, x, x_dtype, m, w, bias, bias_dtype, out, small=None))]
 pub(crate) fn cuda_linear(
     py: Python<'_>,
     ordinal: i32,
@@ -128,11 +129,12 @@ pub(crate) fn cuda_linear(
     bias: usize,
     bias_dtype: u8,
     out: usize,
+    small: Option<bool>,
 ) -> PyResult<()> {
     let (w, x_dtype, bias_dtype) = (weight(w)?, dtype(x_dtype)?, dtype(bias_dtype)?);
     on_device(py, ordinal, |device| {
         // SAFETY: see `cuda_dequantize`.
-        unsafe { device.linear(stream, Rows { at: x, m }, x_dtype, &w, Output { at: out, bias, bias_dtype }) }
+        unsafe { device.linear(stream, Rows { at: x, m }, x_dtype, &w, Output { at: out, bias, bias_dtype }, small) }
     })
 }
 

@@ -54,7 +54,9 @@ pub enum Error {
         arch: String,
     },
     /// Nothing can be compiled or loaded while a stream records a graph.
-    #[error("CUDA: {module} is not loaded yet and the stream is capturing a graph: run the model once before")]
+    #[error(
+        "CUDA: {module} is not loaded yet and the stream is capturing a graph: call rquant.cuda.warmup(model) before it, or run the model once"
+    )]
     Capturing {
         /// The source and its variant.
         module: String,

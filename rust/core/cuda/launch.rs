@@ -3,7 +3,7 @@
 
 use super::device::Device;
 use super::error::{Error, Result};
-use super::modules::{Half, Module};
+use super::modules::{FLOAT8, Half, Module};
 
 /// A type of floats, as kernels number them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Weight {
     pub n: usize,
     /// Columns.
     pub k: usize,
-    /// Bits of a code: 8, 4 or 2.
+    /// Bits of a code: 8, 4 or 2; 43 or 52 of float8 (e4m3fn, e5m2), which can only be dequantized.
     pub bits: usize,
     /// Columns that share a scale.
     pub group_size: usize,
@@ -73,6 +73,8 @@ pub struct Output {
 }
 
 const MOST_BLOCKS_Y: usize = 65535;
+/// Rows that `linear_small.cu` takes.
+const MOST_SMALL_ROWS: usize = 8;
 /// Elements of a group, so that int32 holds sums of 127 * 255 each.
 const LONGEST_INTEGER_GROUP: usize = 66_000;
 
@@ -134,7 +136,8 @@ impl Device {
     ///
     /// Addresses are of live memory of this device, of the stated sizes, until the stream has come there. So everywhere.
     pub unsafe fn dequantize(&self, stream: Stream, w: &Weight, out: usize, dtype: Dtype) -> Result<()> {
-        w.checked()?;
+        let float8 = FLOAT8.contains(&w.bits);
+        Weight { bits: if float8 { 8 } else { w.bits }, ..*w }.checked()?;
         check_alignment("out", out)?;
         if w.n == 0 || w.k == 0 {
             return Ok(());
@@ -143,7 +146,7 @@ impl Device {
         let sizes = [w.n as u64, w.k as u64, w.group_size.min(w.k) as u64];
         let arguments =
             [w.codes as u64, scale, scale_dtype, zero, kind, out as u64, dtype as u64, sizes[0], sizes[1], sizes[2]];
-        let grid = word_grid(w.n, w.k, w.bits);
+        let grid = word_grid(w.n, w.k, if float8 { 8 } else { w.bits });
         // SAFETY: the arguments of the kernel, and by this function's contract.
         unsafe { self.launch(stream, Module::dequantize(w.bits), "dequantize", grid, 256, 0, &arguments) }
     }
@@ -201,12 +204,21 @@ impl Device {
         unsafe { self.launch(stream, module, kernel, word_grid(n, k, bits), 256, 0, &arguments) }
     }
 
-    /// `x (S (q - Z))^T + bias` of float16 or bfloat16 `x`, into `out` of the same type: `[m, n]`.
+    /// `x (S (q - Z))^T + bias` of float16 or bfloat16 `x`, into `out` of the same type: `[m, n]`. `small`: by the kernel
+    /// for up to 8 rows or by tiles; without it up to 8 rows are small.
     ///
     /// # Safety
     ///
     /// As of [`dequantize`](Self::dequantize).
-    pub unsafe fn linear(&self, stream: Stream, x: Rows, dtype: Dtype, w: &Weight, out: Output) -> Result<()> {
+    pub unsafe fn linear(
+        &self,
+        stream: Stream,
+        x: Rows,
+        dtype: Dtype,
+        w: &Weight,
+        out: Output,
+        small: Option<bool>,
+    ) -> Result<()> {
         let half = match dtype {
             Dtype::F16 => Half::F16,
             Dtype::Bf16 => Half::Bf16,
@@ -235,9 +247,13 @@ impl Device {
             sizes[2],
             sizes[3],
         ];
-        let shape = if x.m <= 8 { Shape::small(w.bits) } else { Shape::tiled(x.m, 64, 4, w.bits, 2) };
-        let module = if x.m <= 8 { Module::linear_small(w.bits, half) } else { Module::linear_tiled(w.bits, half) };
-        let kernel = match (x.m <= 8, shape.rows) {
+        let small = small.unwrap_or(x.m <= MOST_SMALL_ROWS);
+        if small && x.m > MOST_SMALL_ROWS {
+            return Err(Error::argument("x", format!("at most {MOST_SMALL_ROWS} rows for linear_small"), x.m));
+        }
+        let shape = if small { Shape::small(w.bits) } else { Shape::tiled(x.m, 64, 4, w.bits, 2) };
+        let module = if small { Module::linear_small(w.bits, half) } else { Module::linear_tiled(w.bits, half) };
+        let kernel = match (small, shape.rows) {
             (true, _) => "linear_small",
             (_, 16) => "linear_tiled16",
             _ => "linear_tiled64",

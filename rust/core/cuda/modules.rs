@@ -10,6 +10,7 @@ const HEADERS: [(&str, &str); 3] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Module {
     source: &'static str,
+    /// Of a code; of float8 as in `FLOAT8`.
     bits: usize,
     half: Option<Half>,
     symmetric: bool,
@@ -23,6 +24,8 @@ pub(super) enum Half {
 }
 
 const BITS: [usize; 3] = [8, 4, 2];
+/// Kinds of float8 codes: bits of the exponent, then of the mantissa. Only `dequantize` knows them.
+pub(super) const FLOAT8: [usize; 2] = [43, 52];
 
 impl Module {
     /// All there are.
@@ -35,6 +38,7 @@ impl Module {
             }
         }
         all.push(Self::linear_int8(8, true));
+        all.extend(FLOAT8.map(Self::dequantize));
         all
     }
 
@@ -69,7 +73,11 @@ impl Module {
 
     /// What follows the names of its kernels.
     pub(super) fn variant(&self) -> String {
-        let mut variant = if self.bits == 0 { String::new() } else { format!("_{}", self.bits) };
+        let mut variant = match self.bits {
+            0 => String::new(),
+            kind if FLOAT8.contains(&kind) => format!("_e{}m{}", kind / 10, kind % 10),
+            bits => format!("_{bits}"),
+        };
         variant += match self.half {
             Some(Half::F16) => "_f16",
             Some(Half::Bf16) => "_bf16",
@@ -97,7 +105,9 @@ impl Module {
     /// Macros that make the source this variant.
     pub fn defines(&self) -> Vec<String> {
         let mut defines = vec![format!("-DVARIANT={}", self.variant())];
-        if self.bits != 0 {
+        if FLOAT8.contains(&self.bits) {
+            defines.extend(["-DCODE_BITS=8".into(), format!("-DCODE_MANTISSA={}", self.bits % 10)]);
+        } else if self.bits != 0 {
             defines.push(format!("-DCODE_BITS={}", self.bits));
         }
         if let Some(half) = self.half {
