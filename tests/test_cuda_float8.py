@@ -26,3 +26,31 @@ for kind, dtype in ((43, torch.float8_e4m3fn), (52, torch.float8_e5m2)):
         cuda_driver,
         cubins,
     )
+
+
+def test_a_product_dequantizes_by_the_kernel_and_multiplies_by_torch(cuda_driver, cubins):
+    cuda_emulator.run(
+        """
+import warnings; warnings.simplefilter("error")  # by design: nothing is said
+for kind, group in ((43, -1), (52, 32), (43, 7)):
+    q = _native.quantize(torch.randn(20, 64), kind, group, True)
+    for dtype, most in ((torch.float32, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)):
+        x, bias = torch.randn(3, 64).to(dtype), torch.randn(20).to(dtype)
+        x[1, 0] = -torch.inf
+        before = launches()
+        got = cuda.linear_canonical(x, *q[:3], bias, *q[3:], False)
+        assert launches() == before + 1 and got.dtype == dtype
+        want = reference.linear_canonical(x.double(), *q[:3], bias, *q[3:], False)
+        assert got[1].isnan().all()
+        off = (got[::2].double() - want[::2]).norm() / want[::2].norm()
+        assert off < most, (kind, dtype, off)
+try:
+    _native_cuda.linear(x, q, None, got)
+except ValueError as error:
+    assert "bits: expected 8, 4 or 2, got 43" in str(error), error
+else:
+    raise AssertionError
+""",
+        cuda_driver,
+        cubins,
+    )

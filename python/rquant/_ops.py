@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
-from ._backends import cpu, cuda, reference
+from ._backends import cpu, cuda, cuda_outliers, reference
 from ._backends.elsewhere import on_any_device, only_on_cpu
 
 _WEIGHT = "Tensor codes, Tensor scale, Tensor? zero_point"
@@ -65,6 +65,7 @@ define(
     f"(Tensor x, Tensor weight, Tensor? bias, {_SCHEME}, bool integer) -> Tensor",
     lambda x, weight, *_: x.new_empty((*x.shape[:-1], weight.shape[0])),
     on_cpu=cpu.linear_unfrozen,
+    on_cuda=cuda.linear_unfrozen,
     elsewhere=reference.linear_unfrozen,
 )
 _OUTLIERS = "float? threshold, int[]? columns"
@@ -82,6 +83,7 @@ define(
     f"{_OUTLIERS}, Tensor? column_weight) -> Tensor",
     lambda x, codes, *_: x.new_empty((*x.shape[:-1], codes.shape[0])),
     on_cpu=cpu.linear_outliers_canonical,
+    on_cuda=cuda_outliers.linear_outliers_canonical,
     elsewhere=reference.linear_outliers_canonical,
 )
 define(
@@ -89,6 +91,7 @@ define(
     f"(Tensor x, Tensor weight, Tensor? bias, {_SCHEME}, {_OUTLIERS}) -> Tensor",
     lambda x, weight, *_: x.new_empty((*x.shape[:-1], weight.shape[0])),
     on_cpu=cpu.linear_outliers_unfrozen,
+    on_cuda=cuda_outliers.linear_outliers_unfrozen,
     elsewhere=reference.linear_outliers_unfrozen,
 )
 define(
@@ -108,6 +111,7 @@ define(
     "embedding_canonical",
     f"(Tensor ids, {_WEIGHT}, int dim, int kind, int group_size, ScalarType dtype) -> Tensor",
     lambda ids, codes, scale, zero, dim, kind, group, dtype: ids.new_empty((*ids.shape, dim), dtype=dtype),
+    on_cuda=cuda.embedding_canonical,
     elsewhere=reference.embedding_canonical,
 )
 define(

@@ -1,54 +1,22 @@
 """The ops on CUDA tensors: kernels where there is one, torch's matrix product on dequantized weights where that is faster,
-and plain torch for the rest (float8, groups that are no multiple of 32).
-"""
+and plain torch for the rest, which is said once for each cause.
 
-import warnings
-from functools import lru_cache
+Which route a product takes for how many rows is `cuda.table`'s to say.
+"""
 
 import torch
 from torch import Tensor
 
-from .. import _native_cuda, _rquant
+from .. import _native_cuda
 from .._native import QMatrix
-from ..cuda import compiler
+from ..cuda import compiler, routes, table
+from ..cuda.driver import device_name, has_tensor_cores, ready
 from . import reference
-from .elsewhere import check_devices
+from .elsewhere import check_devices, tell
 
-MOST_ROWS = 128
-"""Rows of x beyond which a weight is dequantized and multiplied by torch. From limits of memory and tensor cores, not yet
-measured on a GPU."""
-_INTEGER_ROW = 66_000  # elements of a group that int32 holds the sum of
-_KINDS = (8, 4, 2)
+__all__ = ["compiler", "ready"]
 
-
-@lru_cache(maxsize=1)
-def ready() -> bool:
-    """Whether kernels can run here; says once why not."""
-    if not _rquant.cuda_driver_present():
-        return False
-    found, cache = compiler.find_nvrtc(), compiler.cache_folder()
-    if found is None and not any(cache.glob("*.cubin")):
-        warnings.warn(
-            "rquant found no NVRTC to compile its CUDA kernels (set RQUANT_NVRTC to the path of libnvrtc.so): "
-            "its layers compute by plain torch operations and dequantize a weight for each call",
-            stacklevel=2,
-        )
-        return False
-    path, major = found or (None, compiler.torch_major() or 0)
-    _rquant.cuda_configure(path, major, cache)
-    return True
-
-
-@lru_cache(maxsize=64)
-def _has_tensor_cores(index: int) -> bool:
-    """Of the kind that kernels for products use: compute capability 8.0 or later."""
-    arch, _ = _rquant.cuda_device(index)
-    return int(arch.removeprefix("sm_").rstrip("af")) >= 80
-
-
-def multiplies(q: QMatrix, index: int) -> bool:
-    """Whether there are kernels for products with this weight on device `index`."""
-    return (q.group_size % 32 == 0 or not 0 < q.group_size < q.cols) and _has_tensor_cores(index)
+_FLOAT8 = (43, 52)
 
 
 def dequantize_canonical(
@@ -62,13 +30,12 @@ def dequantize_canonical(
 ) -> Tensor:
     """The float weight `[rows, cols]`."""
     check_devices(codes, scale, zero_point)
-    if kind not in _KINDS or not _native_cuda.is_float(dtype) or not ready():
-        return reference.dequantize_canonical(codes, scale, zero_point, cols, kind, group_size, dtype)
-    return _dequantize(QMatrix(codes, scale, zero_point, cols, kind, group_size), dtype)
-
-
-def _dequantize(q: QMatrix, dtype: torch.dtype) -> Tensor:
-    return _native_cuda.dequantize(_plain(q), q.codes.new_empty((q.codes.shape[0], q.cols), dtype=dtype))
+    q = QMatrix(codes, scale, zero_point, cols, kind, group_size)
+    if not _readable(q) or not _native_cuda.is_float(dtype) or not ready():
+        if ready():
+            tell("dequantize_canonical", *_unreadable(q, dtype))
+        return reference.dequantize_canonical(*q, dtype)
+    return routes.dequantize(_plain(q), dtype)
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,9 +46,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _quantize_rows(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-    codes, out = torch.empty_like(x, dtype=torch.int8), x.new_empty(x.shape[0], dtype=torch.float32)
-    _native_cuda.quantize_rows(x.contiguous(), scale if scale is None else scale.contiguous(), codes, out)
-    return codes, out
+    return routes.quantize_rows(x.contiguous(), None if scale is None else scale.contiguous())
 
 
 def linear_canonical(
@@ -101,30 +66,125 @@ def linear_canonical(
     if x.shape[-1] != in_features:
         raise ValueError(f"x: expected a last dimension of {in_features}, got shape {tuple(x.shape)}")
     q = QMatrix(codes, scale, zero_point, in_features, kind, group_size)
-    known = kind in _KINDS and _native_cuda.is_float(x.dtype) and in_features > 0 and ready()
-    fits = known and multiplies(q, _native_cuda.place(x)[0])
-    if integer:
-        fits = fits and (in_features if group_size == -1 else min(group_size, in_features)) <= _INTEGER_ROW
-    if not known or (integer and not fits):
+    computed = in_features > 0 and ready() and _native_cuda.is_float(x.dtype)
+    if not (computed and _readable(q) and _multiplied(q, x, integer)):
+        if in_features > 0 and ready() and not (computed and _readable(q)):
+            tell("linear_canonical", *_unreadable(q, x.dtype))
         return reference.linear_canonical(
             x, codes, scale, zero_point, bias, in_features, kind, group_size, integer, scale_of_x
         )
-    rows = _native_cuda.aligned(x.reshape(-1, in_features))
-    out = rows.new_empty((rows.shape[0], codes.shape[0]))
-    bias = bias if bias is None else bias.contiguous()
-    if integer:
-        values, row_scale = _quantize_rows(rows, scale_of_x)
-        _native_cuda.linear_int8(values, row_scale, _plain(q), bias, out)
-    elif fits and x.dtype != torch.float32 and rows.shape[0] <= MOST_ROWS:
-        _native_cuda.linear(rows, _plain(q), bias, out)
-    else:
-        weight = _dequantize(q, x.dtype)
-        out = torch.nn.functional.linear(rows, weight, None if bias is None else bias.to(x.dtype))
-        out = out.masked_fill(~rows.isfinite().all(-1, keepdim=True), torch.nan)
+    rows, q = _native_cuda.aligned(x.reshape(-1, in_features)), _plain(q)
+    bias = None if bias is None else bias.contiguous()
+    out = _integer(rows, q, bias, scale_of_x) if integer else _float(rows, q, bias)
     return out.reshape(*x.shape[:-1], codes.shape[0])
+
+
+def _float(rows: Tensor, q: QMatrix, bias: Tensor | None) -> Tensor:
+    index, _ = _native_cuda.place(rows)
+    route = "dequantize"
+    if rows.dtype != torch.float32 and routes.has_kernels(q, index):
+        route = _route(index, str(rows.dtype).removeprefix("torch."), q, rows.shape[0])
+    return routes.linear(route, rows, q, bias)
+
+
+def _integer(rows: Tensor, q: QMatrix, bias: Tensor | None, scale: Tensor | None) -> Tensor:
+    index, _ = _native_cuda.place(rows)
+    route = "integer" if has_tensor_cores(index) else "int_mm"
+    if route == "integer" and routes.takes_int_mm(rows.shape[0], q):
+        route = _route(index, "int8", q, rows.shape[0])
+    codes, row_scale = _quantize_rows(rows, scale)
+    return routes.linear_int8(route, codes, row_scale, q, bias, rows.dtype)
+
+
+def _route(index: int, arithmetic: str, q: QMatrix, rows: int) -> str:
+    group = -1 if routes.whole_rows(q) else q.group_size
+    return table.of_device(index).route(arithmetic, q.kind, group, q.codes.shape[0], q.cols, rows)
+
+
+def _multiplied(q: QMatrix, x: Tensor, integer: bool) -> bool:
+    """Whether some route multiplies by a readable weight; says once why a product is not of the fast ones."""
+    index, _ = _native_cuda.place(x)
+    kernels = routes.has_kernels(q, index)
+    if integer:
+        fits = (kernels and routes.sums_fit(q)) or routes.takes_int_mm(x.numel() // q.cols, q)
+        if not fits:
+            tell("linear_canonical", *_without_kernel(q, index))
+        return fits
+    if q.kind in _FLOAT8:
+        return True  # a type of which only the storage is promised to be small
+    if not kernels:
+        tell("linear_canonical", *_without_kernel(q, index))
+    elif x.dtype == torch.float32:
+        tell(
+            "linear_canonical",
+            "kernels multiply float16 and bfloat16, and x is float32: the weight is dequantized for each call",
+            "use model.half() or model.bfloat16(), or activations='int8', which takes float32 too",
+        )
+    return True
+
+
+def _without_kernel(q: QMatrix, index: int) -> tuple[str, str]:
+    """Reason and remedy of a product of integers that kernels do not make."""
+    if not has_tensor_cores(index):
+        return (
+            f"products need compute capability 8.0, and device {index} is of {device_name(index)}: the weight is "
+            "dequantized for each call",
+            "a later GPU has kernels",
+        )
+    if not (q.group_size % 32 == 0 or routes.whole_rows(q)):
+        return (
+            f"kernels take groups of a multiple of 32, and the weight has {q.group_size}: it is dequantized for each call",
+            "quantize with group_size 32, 64 or 128, or -1 for one group a row",
+        )
+    return f"int32 may not hold the sum of a group of {q.cols}", "quantize with group_size=128"
+
+
+def _readable(q: QMatrix) -> bool:
+    """Whether kernels can dequantize it."""
+    return q.kind in routes.INTEGERS or q.kind in _FLOAT8
+
+
+def _unreadable(q: QMatrix, dtype: torch.dtype) -> tuple[str, str]:
+    if not _readable(q):
+        return f"kernels do not know codes of kind {q.kind}", "use int8, int4, int2 or float8"
+    return f"kernels know float32, float16 and bfloat16, not {dtype}", "use model.half() or model.bfloat16()"
 
 
 def _plain(q: QMatrix) -> QMatrix:
     """As kernels read it: itself, unless it is made of views."""
     q = q.map(lambda t: t.contiguous())
     return q._replace(codes=_native_cuda.aligned(q.codes))
+
+
+def linear_unfrozen(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kind: int,
+    group_size: int,
+    symmetric: bool,
+    optimizer: str,
+    integer: bool,
+) -> Tensor:
+    """Quantize the weight `[n, k]` anew, in plain torch, and multiply as the frozen layer does."""
+    check_devices(x, weight, bias)
+    codes, scale, zero, k, *_ = reference.chosen(weight, kind, group_size, symmetric, optimizer)
+    return linear_canonical(x, codes, scale, zero, bias, k, kind, group_size, integer)
+
+
+def embedding_canonical(
+    ids: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    dim: int,
+    kind: int,
+    group_size: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Rows `ids` of the weight, gathered as codes and then dequantized, `[..., dim]`."""
+    check_devices(ids, codes, scale, zero_point)
+    flat = ids.reshape(-1)
+    zero = None if zero_point is None else zero_point[flat]
+    rows = dequantize_canonical(codes[flat], scale[flat], zero, dim, kind, group_size, dtype)
+    return rows.reshape(*ids.shape, dim)

@@ -1,4 +1,4 @@
-"""Devices that rquant has no kernels for: the reference in plain torch, which is said once."""
+"""Devices and ops that rquant has no kernels for: the reference in plain torch, which is said once."""
 
 import functools
 import warnings
@@ -7,11 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
-_told: set[str] = set()
+_told: set[object] = set()
+
+_STATIC = (
+    "a model with calibrated activations is the fastest on the CPU; on a GPU leave out the calibration: "
+    "activations='int8' alone has kernels"
+)
+_TRAINING = "freeze the model for inference; training needs no kernel of it"
 
 
 def on_any_device(reference: Callable[..., Any]) -> Callable[..., Any]:
-    """`reference` as an op's kernel: a device type's first use warns, tensors on several devices are a ValueError."""
+    """`reference`, named as its op, as the op's kernel: where it has none of its own its first use warns, on CUDA that of each
+    op, on other types of device that of any; tensors on several devices are a ValueError."""
+    op = reference.__name__
 
     @functools.wraps(reference)
     def kernel(first: Tensor | list[Tensor], *others: Any) -> Any:
@@ -19,7 +27,9 @@ def on_any_device(reference: Callable[..., Any]) -> Callable[..., Any]:
         for other in others:
             if isinstance(other, Tensor) and other.device != device:
                 raise different(other.device, device)
-        if device.type != "cpu" and device.type not in _told:
+        if device.type == "cuda":
+            tell(op, "there is no CUDA kernel of it yet", _STATIC if op.endswith("_static") else _TRAINING)
+        elif device.type != "cpu" and device.type not in _told:
             _told.add(device.type)
             warnings.warn(
                 f"rquant has no kernels for device {device.type!r}: its layers compute there by plain torch operations, "
@@ -29,6 +39,17 @@ def on_any_device(reference: Callable[..., Any]) -> Callable[..., Any]:
         return reference(first, *others)
 
     return kernel
+
+
+def tell(op: str, reason: str, remedy: str) -> None:
+    """Warn, once for a cause, that `op` does not run in a kernel of ours on CUDA: why, and what would help."""
+    if (op, reason) not in _told:
+        _told.add((op, reason))
+        warnings.warn(
+            f"rquant::{op} computes on CUDA by plain torch operations, with the same results but without the speed: "
+            f"{reason}; {remedy}",
+            stacklevel=3,
+        )
 
 
 def check_devices(first: Tensor, *others: Any) -> None:

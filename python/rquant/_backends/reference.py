@@ -56,8 +56,13 @@ def largest(kind: int) -> float:
     return torch.finfo(_FLOAT8[kind]).max if kind in _FLOAT8 else (1 << (kind - 1)) - 1
 
 
-def qparams(x: Tensor, kind: int, group_size: int, symmetric: bool) -> tuple[Tensor, Tensor | None]:
-    """Min-max scales and zero points of `x` `[rows, cols]`, by the formulas of Jacob et al. 2018 (arXiv 1712.05877)."""
+def qparams(
+    x: Tensor, kind: int, group_size: int, symmetric: bool, stored: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """Min-max scales and zero points of `x` `[rows, cols]`, by the formulas of Jacob et al. 2018 (arXiv 1712.05877).
+
+    `stored=False`: scales of the same values in float32 whatever they are stored as, which the values on a device decide.
+    """
     size = max(x.shape[1], 1) if group_size == -1 else group_size
     # a ragged last group is filled with 0, which its range contains anyway
     grouped = torch.nn.functional.pad(x.double(), (0, -x.shape[1] % size)).unflatten(1, (-1, size))
@@ -67,7 +72,10 @@ def qparams(x: Tensor, kind: int, group_size: int, symmetric: bool) -> tuple[Ten
     scale = torch.where(exact == 0, 1.0, exact.clamp(0, float32.max).float().clamp(float32.tiny))
     if group_size != -1:
         half, normal = scale.half(), torch.finfo(torch.float16)
-        if ((half >= normal.tiny) & (half <= normal.max)).all():
+        fits = ((half >= normal.tiny) & (half <= normal.max)).all()
+        if not stored:
+            scale = torch.where(fits, half.float(), scale)
+        elif fits:
             scale = half
     if symmetric:
         return scale, None
@@ -94,9 +102,12 @@ def inside(x: Tensor, scale: Tensor, zero_point: Tensor | None, kind: int, group
     return (steps >= lowest) & (steps <= (1 << (kind - 1)) - 1)
 
 
-def quantize(x: Tensor, kind: int, group_size: int, symmetric: bool) -> QMatrix:
-    """`q = clip(round_half_even(x / S) + Z)` of `x` `[rows, cols]`; symmetric leaves the lowest code out."""
-    scale, zero = qparams(x, kind, group_size, symmetric)
+def quantize(x: Tensor, kind: int, group_size: int, symmetric: bool, stored: bool = True) -> QMatrix:
+    """`q = clip(round_half_even(x / S) + Z)` of `x` `[rows, cols]`; symmetric leaves the lowest code out.
+
+    `stored` as in `qparams`.
+    """
+    scale, zero = qparams(x, kind, group_size, symmetric, stored)
     if kind in _FLOAT8:
         q = x.float() / expand(scale.float(), x.shape[1], group_size)
         q = q.clamp(-largest(kind), largest(kind)).to(_FLOAT8[kind]).view(torch.uint8)
@@ -144,10 +155,11 @@ def quantize_rows(x: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tenso
     return q.to(torch.int8), scale
 
 
-def _chosen(x: Tensor, kind: int, group_size: int, symmetric: bool, optimizer: str) -> QMatrix:
-    """By any optimizer: all but min-max are the CPU's, so that they choose the same everywhere."""
+def chosen(x: Tensor, kind: int, group_size: int, symmetric: bool, optimizer: str) -> QMatrix:
+    """By any optimizer, to compute with at once: min-max does not wait for the device; all others are the CPU's, so that
+    they choose the same everywhere."""
     if optimizer == "minmax":
-        return quantize(x, kind, group_size, symmetric)
+        return quantize(x, kind, group_size, symmetric, stored=False)
     q = optimize.by_arguments(x.cpu().contiguous(), kind, group_size, symmetric, optimizer)
     return q.map(lambda t: t.to(x.device))
 
@@ -190,11 +202,16 @@ def linear_canonical(
     return out.to(x.dtype).reshape(*x.shape[:-1], codes.shape[0])
 
 
-def outlier_columns(x: Tensor, threshold: float) -> list[int]:
-    """Columns of `x` `[m, k]` in which some |x| of a row without NaN or infinity is at least `threshold`."""
+def outlier_mask(x: Tensor, threshold: float) -> Tensor:
+    """bool `[k]`: columns of `x` `[m, k]` in which some |x| of a row without NaN or infinity is at least `threshold`."""
     size = x.float().abs()
     finite = size.isfinite().all(-1, keepdim=True)
-    return ((size >= threshold) & finite).any(0).nonzero().flatten().tolist()  # type: ignore[no-any-return]
+    return ((size >= threshold) & finite).any(0)
+
+
+def outlier_columns(x: Tensor, threshold: float) -> list[int]:
+    """The indices of `outlier_mask`."""
+    return outlier_mask(x, threshold).nonzero().flatten().tolist()  # type: ignore[no-any-return]
 
 
 def linear_outliers_canonical(
@@ -241,7 +258,7 @@ def linear_outliers_unfrozen(
     columns: list[int] | None,
 ) -> Tensor:
     """Quantize the weight `[n, k]` anew and multiply; given columns take theirs from it as they are."""
-    codes, scale, zero, k, *_ = _chosen(weight, kind, group_size, symmetric, optimizer)
+    codes, scale, zero, k, *_ = chosen(weight, kind, group_size, symmetric, optimizer)
     kept = None if columns is None else weight[:, columns]
     return linear_outliers_canonical(
         x, codes, scale, zero, bias, k, kind, group_size, threshold, columns, kept
@@ -251,13 +268,12 @@ def linear_outliers_unfrozen(
 def round_rows(x: Tensor, threshold: float | None, columns: list[int] | None) -> Tensor:
     """Activations `[m, k]` as the integer product sees them: int8 and back, but for the columns in float."""
     if columns is None:
-        columns = outlier_columns(x, threshold or torch.inf)
-    rest = x.clone()
-    rest[:, columns] = 0
-    codes, scale = quantize_rows(rest)
-    seen = (codes * scale.unsqueeze(-1)).to(x.dtype)
-    seen[:, columns] = x[:, columns]
-    return seen
+        mask = outlier_mask(x, threshold or torch.inf)
+    else:
+        mask = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
+        mask[columns] = True
+    codes, scale = quantize_rows(torch.where(mask, 0, x))
+    return torch.where(mask, x, (codes * scale.unsqueeze(-1)).to(x.dtype))
 
 
 def linear_unfrozen(
@@ -271,7 +287,7 @@ def linear_unfrozen(
     integer: bool,
 ) -> Tensor:
     """Quantize the weight `[n, k]` anew and multiply."""
-    codes, scale, zero, k, *_ = _chosen(weight, kind, group_size, symmetric, optimizer)
+    codes, scale, zero, k, *_ = chosen(weight, kind, group_size, symmetric, optimizer)
     return linear_canonical(x, codes, scale, zero, bias, k, kind, group_size, integer)
 
 
@@ -294,11 +310,11 @@ def embedding_canonical(
 
 def fake_quantize(weight: Tensor, kind: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
     """Quantize and dequantize, of weight's dtype."""
-    codes, scale, zero, cols, *_ = _chosen(weight, kind, group_size, symmetric, optimizer)
+    codes, scale, zero, cols, *_ = chosen(weight, kind, group_size, symmetric, optimizer)
     return dequantize_canonical(codes, scale, zero, cols, kind, group_size, weight.dtype)
 
 
 def inside_range(weight: Tensor, kind: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
     """bool, of weight's shape: False where quantizing clips."""
-    q = _chosen(weight, kind, group_size, symmetric, optimizer)
+    q = chosen(weight, kind, group_size, symmetric, optimizer)
     return inside(weight, q.scale, q.zero_point, kind, group_size)

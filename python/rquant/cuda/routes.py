@@ -1,0 +1,93 @@
+"""The ways to compute x @ W.T on a GPU; `table` says which is the fastest for how many rows.
+
+Tensors are contiguous, x and codes at multiples of 16 bytes; every product is a launch or a few, and nothing waits.
+"""
+
+import torch
+from torch import Tensor
+
+from .. import _native_cuda
+from .._native import QMatrix
+from .driver import has_tensor_cores
+from .table import MOST_SMALL
+
+INTEGERS = (8, 4, 2)
+_INTEGER_ROW = 66_000  # elements of a group that int32 holds the sum of
+
+
+def whole_rows(q: QMatrix) -> bool:
+    """Whether a row has one scale."""
+    return not 0 < q.group_size < q.cols
+
+
+def has_kernels(q: QMatrix, index: int) -> bool:
+    """Whether there are kernels for products with this weight on device `index`."""
+    return q.kind in INTEGERS and (q.group_size % 32 == 0 or whole_rows(q)) and has_tensor_cores(index)
+
+
+def sums_fit(q: QMatrix) -> bool:
+    """Whether int32 holds a group's sum."""
+    return (q.cols if whole_rows(q) else q.group_size) <= _INTEGER_ROW
+
+
+def linear(route: str, x: Tensor, q: QMatrix, bias: Tensor | None) -> Tensor:
+    """`x @ dequantize(q).T + bias` of x `[m, k]`, in its dtype; a row with NaN or infinity gives a row of NaN.
+
+    "small" and "tiled" are of float16 and bfloat16 and weights that `has_kernels`; "small" of few rows, else it is "tiled".
+    """
+    if route == "dequantize":
+        return _by_dequantizing(x, q, bias)
+    out = x.new_empty((x.shape[0], q.codes.shape[0]))
+    _native_cuda.linear(x, q, bias, out, route == "small" and x.shape[0] <= MOST_SMALL)
+    return out
+
+
+def dequantize(q: QMatrix, dtype: torch.dtype) -> Tensor:
+    """The float weight `[n, k]`, float32, float16 or bfloat16."""
+    return _native_cuda.dequantize(q, q.codes.new_empty((q.codes.shape[0], q.cols), dtype=dtype))
+
+
+def _by_dequantizing(x: Tensor, q: QMatrix, bias: Tensor | None) -> Tensor:
+    weight = dequantize(q, x.dtype)
+    out = torch.nn.functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
+    # 0, or NaN of a row with NaN or infinity, whose products may otherwise be infinite
+    return out.add_(torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True) * 0)
+
+
+def quantize_rows(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """int8 codes `[m, k]` and float32 scale `[m]` of activations; under given scales, 1 or `m`, if there are any."""
+    codes, out = torch.empty_like(x, dtype=torch.int8), x.new_empty(x.shape[0], dtype=torch.float32)
+    _native_cuda.quantize_rows(x, scale, codes, out)
+    return codes, out
+
+
+def takes_int_mm(m: int, q: QMatrix) -> bool:
+    """Whether `torch._int_mm` multiplies int8 `[m, k]` by this weight."""
+    n, k = q.codes.shape[0], q.cols
+    return (
+        q.kind in INTEGERS and whole_rows(q) and sums_fit(q) and m > 16 and n % 8 == 0 == k % 8 and n > 0 < k
+    )
+
+
+def linear_int8(
+    route: str, x: Tensor, scale: Tensor, q: QMatrix, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """The same of int8 x `[m, k]` under float32 scales `[m]` of its rows, by exact int32 sums; of `dtype`."""
+    if route == "int_mm":
+        return _by_int_mm(x, scale, q, bias, dtype)
+    out = x.new_empty((x.shape[0], q.codes.shape[0]), dtype=dtype)
+    _native_cuda.linear_int8(x, scale, q, bias, out)
+    return out
+
+
+def _by_int_mm(x: Tensor, scale: Tensor, q: QMatrix, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    codes = _native_cuda.unpack_codes(q, q.codes.new_empty((q.codes.shape[0], q.cols), dtype=torch.int8))
+    sums = torch._int_mm(x, codes.T)
+    zero = q.zero_point
+    if zero is not None and zero.dtype == torch.uint8:  # in integers, so that nothing cancels
+        sums -= x.sum(-1, keepdim=True, dtype=torch.int32) * (zero.reshape(1, -1).int() - (1 << (q.kind - 1)))
+    out = sums.float()
+    if zero is not None and zero.dtype != torch.uint8:
+        out -= x.sum(-1, keepdim=True, dtype=torch.int32).float() * zero.reshape(1, -1).float()
+    out = out.mul_(q.scale.reshape(1, -1)).mul_(scale.reshape(-1, 1))
+    return (out if bias is None else out.add_(bias)).to(dtype)

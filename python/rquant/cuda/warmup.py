@@ -1,0 +1,67 @@
+"""Before a graph is captured: nothing can be compiled or loaded while a stream records."""
+
+from typing import Any
+
+from .driver import ready
+from .table import ESTIMATED, MOST_SMALL, ROUTES, of_device
+
+_TILES = (MOST_SMALL, 16)
+"""Rows beyond which a product is another kernel's, whatever the table says."""
+
+
+def warmup(model: Any) -> int:
+    """Compile and load every kernel that the frozen quantized layers of `model` need, for any number of rows.
+
+    Each kind of layer (bits, group size, compute dtype, arithmetic) is run once for each kernel, on zeros. Returns how many
+    products were made. Layers that are not on a CUDA device are left alone, so it may be called anywhere. Call it before
+    `torch.cuda.graph`; what the rest of the model needs, its own forward on sample input loads.
+    """
+    import torch
+
+    done: set[object] = set()
+    count = 0
+    with torch.no_grad():
+        for layer in model.modules():
+            if (
+                not getattr(layer, "frozen", False)
+                or layer.compute_like.device.type in ("cpu", "meta")
+                or not ready()
+            ):
+                continue
+            like = layer.compute_like
+            multiplies, read = hasattr(layer, "multiply"), hasattr(layer, "rows")
+            if not (multiplies or read) or layer.scheme.qtype.is_cast or (kind := _kind(layer)) in done:
+                continue
+            done.add(kind)
+            if read:
+                layer.rows(torch.zeros(1, dtype=torch.int64, device=like.device))
+                count += 1
+                continue
+            for rows in _rows(layer):
+                layer.multiply(like.new_zeros(rows, layer.in_features), None)
+                count += 1
+    return count
+
+
+def _kind(layer: Any) -> object:
+    q = layer.canonical()
+    return (
+        type(layer), q.codes.device, q.kind, q.group_size, q.scale.dtype, q.zero_point is None,
+        layer.compute_like.dtype, getattr(layer, "activations", None), str(getattr(layer, "outliers", None)),
+    )  # fmt: skip
+
+
+def _rows(layer: Any) -> list[int]:
+    """One number of rows for each kernel or route that this layer may take."""
+    from .. import _native_cuda
+
+    q = layer.canonical()
+    arithmetic = (
+        "int8" if layer.activations is not None else str(layer.compute_like.dtype).removeprefix("torch.")
+    )
+    steps = ESTIMATED["float16"]
+    if arithmetic in ROUTES:
+        found = of_device(_native_cuda.place(q.codes)[0])
+        steps = found.crossovers(arithmetic, q.kind, q.group_size, q.codes.shape[0], q.cols)
+    ends = {0, *_TILES, *(most for most, _ in steps if most is not None)}
+    return sorted(end + 1 for end in ends)
