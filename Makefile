@@ -19,7 +19,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo walkthrough six-steps eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream bench-vision bench-efficientnet test cuda-check test-rust test-python test-transformers lint format wheel clean
+.PHONY: help demo walkthrough six-steps eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream bench-vision bench-efficientnet test cuda-check cuda-bench test-rust test-python test-transformers lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
@@ -77,6 +77,9 @@ test: lint test-rust test-python  ## everything: lints, Rust tests, Python tests
 cuda-check: $(VENV)/.native  ## every CUDA kernel on every architecture and in the emulator; sources broken on purpose (needs no GPU; minutes)
 	RQUANT_CUDA_CHECK=1 $(PY) -m pytest tests/test_cuda_compile.py tests/test_cuda_kernels.py tests/test_cuda_driver.py
 	$(PY) tests/cuda_mutants.py $(MUTANTS)
+
+cuda-bench: $(VENV)/.native  ## on a GPU: every CUDA kernel proved and timed, crossovers, peers, decoding (ARGS="A --small" for a part)
+	$(PY) benches/cuda/run.py $(ARGS)
 
 test-rust: $(VENV)/.native  ## Rust tests, at every instruction set this CPU has (TEST=name for some)
 	cargo test --workspace -- $(TEST)
