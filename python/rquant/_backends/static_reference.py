@@ -5,6 +5,7 @@ order that the kernels keep, so that integers come out equal. A fused multiply-a
 product of two float32 is exact there.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -246,16 +247,20 @@ def add_static(
     a: Tensor, a_scale: Tensor, a_zero: Tensor, b: Tensor, b_scale: Tensor, b_zero: Tensor,
     lo: float, hi: float, out_scale: Tensor, out_zero: Tensor,
 ) -> Tensor:  # fmt: skip
-    """Sum of two tensors of codes of one shape, clamped to [lo, hi]: codes of the sum, in a's memory order."""
-    v = fma(b_scale, b.float() - b_zero.float(), decode(a, a_scale, a_zero))
-    return torch.empty_like(a).copy_(encode(v.clamp(lo, hi), out_scale, out_zero))
+    """Sum of two tensors of codes of one shape, clamped to [lo, hi]: codes of the sum, in a's memory order.
+
+    `v = fma(b_scale / out_scale, b - b_zero, a_scale / out_scale * (a - a_zero))` in steps of the output.
+    """
+    v = fma(b_scale / out_scale, b.float() - b_zero.float(), decode(a, a_scale / out_scale, a_zero))
+    return torch.empty_like(a).copy_(_to_codes(v, lo, hi, out_scale, out_zero))
 
 
 def requantize_static(
     x: Tensor, scale: Tensor, zero: Tensor, lo: float, hi: float, out_scale: Tensor, out_zero: Tensor
 ) -> Tensor:
-    """Codes of the same values, clamped to [lo, hi], under another scale and zero point."""
-    return encode(decode(x, scale, zero).clamp(lo, hi), out_scale, out_zero)
+    """Codes of the same values, clamped to [lo, hi], under another scale and zero point: of `scale / out_scale * (x - zero)`
+    in steps of the output."""
+    return _to_codes(decode(x, scale / out_scale, zero), lo, hi, out_scale, out_zero)
 
 
 def concat_static(
@@ -263,7 +268,9 @@ def concat_static(
 ) -> Tensor:  # fmt: skip
     """Codes of all of `xs` under one scale and zero point, side by side along `dim`; images in channels-last memory."""
     parts = [
-        x if torch.equal(s, out_scale) and torch.equal(z, out_zero) else encode(decode(x, s, z), out_scale, out_zero)
+        x
+        if torch.equal(s, out_scale) and torch.equal(z, out_zero)
+        else requantize_static(x, s, z, -math.inf, math.inf, out_scale, out_zero)
         for x, s, z in zip(xs, scales, zeros, strict=True)
     ]  # fmt: skip
     whole = torch.cat(parts, dim)
@@ -286,7 +293,8 @@ def max_pool_static(
 
 
 def _mean(total: Tensor, count: Tensor, scale: Tensor, out_scale: Tensor, out_zero: Tensor) -> Tensor:
-    out = encode(total.float() * (scale / count.float()), out_scale, out_zero)
+    v = total.float() * (scale / out_scale / count.float())
+    out = _to_codes(v, -math.inf, math.inf, out_scale, out_zero)
     return out.contiguous(memory_format=torch.channels_last)
 
 
@@ -294,7 +302,7 @@ def avg_pool_static(
     x: Tensor, scale: Tensor, zero: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
     ceil_mode: bool, count_include_pad: bool, divisor: int | None, out_scale: Tensor, out_zero: Tensor,
 ) -> Tensor:  # fmt: skip
-    """`torch.nn.functional.avg_pool2d` of codes: exact sums of q - Z, times scale over count, as codes."""
+    """`torch.nn.functional.avg_pool2d` of codes: exact sums of q - Z, times `scale / out_scale / count`, as codes."""
     a = x.double() - zero.double()
     total = functional.avg_pool2d(a, kernel, stride, padding, ceil_mode, True, 1)  # type: ignore[arg-type]
     if divisor is not None:

@@ -4,6 +4,7 @@ use super::{Clamp, PerTensor, pieces};
 use crate::buffer::Shared;
 use crate::cpu;
 use crate::cpu::Isa;
+use crate::cpu::lanes::{Encoding, Steps};
 use crate::error::{Error, Result, check_len};
 use crate::executor::Executor;
 
@@ -24,7 +25,8 @@ pub fn lookup(x: &[i8], table: &[i8], out: &mut [i8], executor: &dyn Executor) -
     Ok(())
 }
 
-/// `out = encode(clamp(s · (q − z)))`: the same values under another scale and zero point.
+/// `out = clip(round(s / out s · (q − z)) + out z)`: the same values under another scale and zero point, clipped to the
+/// codes of the clamp's ends.
 ///
 /// # Errors
 /// [`Error::Mismatch`] for lengths, scales, zero points or a clamp that do not fit.
@@ -50,7 +52,8 @@ pub(super) fn requantization(
     [from, to]: [&'static str; 2],
     out_params: PerTensor,
 ) -> Result<[u8; 256]> {
-    let (d, encoding) = (params.decoding(from)?, out_params.encoding(to, clamp)?);
+    let (d, Steps { zero, lo, hi }) = (params.in_steps_of(out_params, from)?, out_params.steps(to, clamp)?);
+    let encoding = Encoding { scale: 1.0, shift: 0.0, lo: (lo - zero) as f32, hi: (hi - zero) as f32, base: zero };
     let values: [f32; 256] = std::array::from_fn(|bits| (i32::from(bits as u8 as i8) - d.zero) as f32 * d.scale);
     let mut table = [0; 256];
     isa.encode(&values, encoding, &mut table);

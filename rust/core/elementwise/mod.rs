@@ -2,8 +2,10 @@
 //! function of one code; and the fake quantization that training sees.
 //!
 //! A tensor of codes has one [`PerTensor`] scale and zero point. Memory is dense; where a dimension matters it is given as
-//! rows and columns, channels innermost (channels-last). Each function is one fixed order of IEEE operations, and ends in
-//! the encoding of [`crate::quantize()`], so its codes are the same on every instruction set and with any number of threads.
+//! rows and columns, channels innermost (channels-last). Each function is one fixed order of IEEE operations, so its codes
+//! are the same on every instruction set and with any number of threads. Those that know codes alone have the output's
+//! steps for their unit: r = s / out s, and a clamp is to the codes of its ends. The others end in the encoding of
+//! [`crate::quantize()`].
 
 mod add;
 mod affine;
@@ -24,7 +26,7 @@ pub use norm::{Norm, layer_norm, layer_norm_codes};
 pub use pool::{Average, Pool2d, adaptive_avg_pool, avg_pool, max_pool};
 
 use crate::cpu::Isa;
-use crate::cpu::lanes::{Coder, Decoding, Encoding};
+use crate::cpu::lanes::{Coder, Decoding, Encoding, Steps};
 use crate::error::{Error, Result};
 use crate::executor::Executor;
 use std::ops::Range;
@@ -58,6 +60,19 @@ impl PerTensor {
             "a positive, finite scale and a zero point in [-127, 127]",
             format!("scale {} and zero point {}", self.scale, self.zero),
         ))
+    }
+
+    /// The same in steps of another scale, which is found to be one elsewhere.
+    fn in_steps_of(self, out: Self, argument: &'static str) -> Result<Decoding> {
+        let Decoding { scale, zero } = self.decoding(argument)?;
+        Ok(Decoding { scale: scale / out.scale, zero })
+    }
+
+    /// Codes of values in steps of this scale; the ends are the codes of a clamp's.
+    fn steps(self, argument: &'static str, clamp: Clamp) -> Result<Steps> {
+        let Encoding { lo, hi, base: zero, .. } = self.encoding(argument, clamp)?;
+        let code = |end: f32| end.round_ties_even() as i32 + zero;
+        Ok(Steps { zero, lo: code(lo), hi: code(hi) })
     }
 
     /// [`Self::encoding`], for many values.

@@ -37,6 +37,39 @@ fn finish<const V: usize>(acc: &[i32], t: Tile, steps: Steps, mut out: Rows<u8>)
     }
 }
 
+/// Values in steps to codes, in registers.
+pub(super) struct Packer {
+    zero: __m512i,
+    lo: __m512i,
+    hi: __m512i,
+}
+
+impl Packer {
+    /// Up to here values are int32 when rounded.
+    pub(super) const FAR: f32 = (1 << 30) as f32;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn new(steps: Steps) -> Self {
+        Self {
+            zero: _mm512_set1_epi16(steps.zero as i16),
+            lo: _mm512_set1_epi8(steps.lo as i8),
+            hi: _mm512_set1_epi8(steps.hi as i8),
+        }
+    }
+
+    /// By quarters of the registers: quarter l of what comes out is that of the first vector, of the second and so on. For
+    /// values below [`Packer::FAR`] that are numbers.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn pack(&self, v: [__m512; 4]) -> __m512i {
+        let low = _mm512_packs_epi32(_mm512_cvtps_epi32(v[0]), _mm512_cvtps_epi32(v[1]));
+        let high = _mm512_packs_epi32(_mm512_cvtps_epi32(v[2]), _mm512_cvtps_epi32(v[3]));
+        let q = _mm512_packs_epi16(_mm512_adds_epi16(low, self.zero), _mm512_adds_epi16(high, self.zero));
+        _mm512_min_epi8(_mm512_max_epi8(q, self.lo), self.hi)
+    }
+}
+
 /// What encoding takes of a tile of `V` strips whose first column is an output, and whose rows have no factors.
 pub(super) struct Encoder<'a, const V: usize> {
     multipliers: [__m512; V],
@@ -44,9 +77,7 @@ pub(super) struct Encoder<'a, const V: usize> {
     addend: Option<(*const i8, __m512, __m512i)>,
     /// The columns that are outputs.
     mask: u64,
-    zero: __m512i,
-    lo: __m512i,
-    hi: __m512i,
+    packer: Packer,
     order: __m512i,
 }
 
@@ -79,10 +110,8 @@ impl<'a, const V: usize> Encoder<'a, V> {
             bias: t.bias.as_chunks().0.try_into().expect("as many as strips"),
             addend,
             mask: u64::MAX >> (64 - t.used),
-            zero: _mm512_set1_epi16(steps.zero as i16),
-            lo: _mm512_set1_epi8(steps.lo as i8),
-            hi: _mm512_set1_epi8(steps.hi as i8),
-            // packing goes by quarters of the registers: quarter q of vector i is dword 4 q + i of what comes out
+            packer: Packer::new(steps),
+            // quarter l of vector i is dword 4 l + i of what was packed
             order: load_i32(&std::array::from_fn(|i| (i % 4 * 4 + i / 4) as i32)),
         }
     }
@@ -97,7 +126,7 @@ impl<'a, const V: usize> Encoder<'a, V> {
         if self.addend.is_some() {
             v = self.added(v, at);
         }
-        self.store(self.codes(v), at, out);
+        self.store(_mm512_permutexvar_epi32(self.order, self.packer.pack(v)), at, out);
     }
 
     #[inline]
@@ -123,16 +152,6 @@ impl<'a, const V: usize> Encoder<'a, V> {
             v[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), scale, v[i]);
         }
         v
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    fn codes(&self, v: [__m512; 4]) -> __m512i {
-        let low = _mm512_packs_epi32(_mm512_cvtps_epi32(v[0]), _mm512_cvtps_epi32(v[1]));
-        let high = _mm512_packs_epi32(_mm512_cvtps_epi32(v[2]), _mm512_cvtps_epi32(v[3]));
-        let q = _mm512_packs_epi16(_mm512_adds_epi16(low, self.zero), _mm512_adds_epi16(high, self.zero));
-        let q = _mm512_min_epi8(_mm512_max_epi8(q, self.lo), self.hi);
-        _mm512_permutexvar_epi32(self.order, q)
     }
 
     /// To the rows that begin at `at`. The last row goes last: those after it have its place.

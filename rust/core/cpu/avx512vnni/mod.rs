@@ -13,6 +13,7 @@
 //! Registers of a 6x64 tile: 24 accumulators, 4 of weights, 1 broadcast, 1 mask of 32. Six rows because the fourth
 //! operand of 7 would spill; 64 channels because 10 loads then feed 24 multiplies.
 
+mod add;
 mod bf16;
 mod depthwise;
 mod finish;
@@ -87,6 +88,7 @@ const VNNI: Isa = Isa {
     taps: Some(taps::TAPS),
     depthwise: depthwise::DEPTHWISE,
     lanes: Lanes {
+        add_codes: add::add_codes,
         lookup: lookup::lookup,
         tile_codes: finish::tile_codes,
         ..lanes!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")

@@ -1,6 +1,6 @@
 //! Many values to int8 codes under one scale.
 
-use super::{Encoding, MAGIC};
+use super::{Encoding, MAGIC, encode};
 use crate::cpu::Isa;
 
 /// An [`Encoding`] without a shift, made ready for many values. Where the scale allows it and multiply-adds are fused, the
@@ -55,28 +55,13 @@ impl Reciprocal {
     }
 }
 
-/// `$run` with `$code` the function of a [`Coder`] from value to code.
-macro_rules! by_coder {
-    ($coder:expr, $code:ident => $run:expr) => {
-        match $coder.by_reciprocal {
-            Some(reciprocal) => {
-                let $code = |v: f32| reciprocal.code(v);
-                $run
-            }
-            None => {
-                let exact = $coder.exact;
-                let $code = |v: f32| $crate::cpu::lanes::encode::encode_one(v, exact);
-                $run
-            }
-        }
-    };
-}
-pub(super) use by_coder;
-
 /// [`encode`], many times.
 #[inline(always)]
 pub(super) fn encode_by(x: &[f32], coder: Coder, out: &mut [u8]) {
-    by_coder!(coder, code => x.iter().zip(out).for_each(|(x, u)| *u = code(*x)));
+    match coder.by_reciprocal {
+        Some(reciprocal) => x.iter().zip(out).for_each(|(x, u)| *u = reciprocal.code(*x)),
+        None => encode(x, coder.exact, out),
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! int8 codes to int8 codes, and what training sees of them.
 
-use super::coder::by_coder;
-use super::{Coder, Encoding, MAGIC};
+use super::{Encoding, MAGIC, Steps};
 use crate::buffer::Rectangle;
 
 /// What codes stand for: `scale · (q − zero)`.
@@ -11,7 +10,7 @@ pub(crate) struct Decoding {
     pub zero: i32,
 }
 
-/// Both sides of an addition.
+/// Both sides of an addition, their scales in steps of the sum.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Addition {
     pub a: Decoding,
@@ -41,14 +40,12 @@ pub(super) fn lookup(x: &[i8], table: &[u8; 256], mut out: Rectangle<u8>) {
 
 /// `b.scale · (q_b − b.zero)`, added by a fused multiply-add to `a.scale · (q_a − a.zero)`.
 #[inline(always)]
-pub(super) fn add_codes(a: &[i8], b: &[i8], rule: Addition, coder: Coder, out: &mut [u8]) {
-    let n = out.len();
+pub(super) fn add_codes(a: &[i8], b: &[i8], rule: Addition, steps: Steps, out: &mut [u8]) {
+    let (n, coder) = (out.len(), steps.coder());
     let (a, b) = (&a[..n], &b[..n]);
-    by_coder!(coder, code => {
-        for i in 0..n {
-            out[i] = code(rule.b.steps(b[i]).mul_add(rule.b.scale, rule.a.value(a[i])));
-        }
-    });
+    for i in 0..n {
+        out[i] = coder.code(rule.b.steps(b[i]).mul_add(rule.b.scale, rule.a.value(a[i])));
+    }
 }
 
 /// `value · mul + add`, fused.

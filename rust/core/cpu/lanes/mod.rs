@@ -167,16 +167,16 @@ table! {
     fold(f: &mut [f32], total: &mut [f32], carry: &mut [f32]);
     round_bf16(x: &[f32], out: &mut [bf16]);
     lookup(x: &[i8], table: &[u8; 256], out: Rectangle<u8>);
-    add_codes(a: &[i8], b: &[i8], rule: Addition, coder: Coder, out: &mut [u8]);
+    add_codes(a: &[i8], b: &[i8], rule: Addition, steps: Steps, out: &mut [u8]);
     affine(x: &[i8], d: Decoding, mul: f32, add: f32, out: &mut [f32]);
     affine_columns(x: &[i8], d: Decoding, mul: &[f32], add: &[f32], out: &mut [f32]);
     clamp(x: &mut [f32], lo: f32, hi: f32);
     fake_quantize(x: &[f32], e: Encoding, out: &mut [f32]);
     inside(x: &[f32], e: Encoding, out: &mut [u8]);
     max_windows(x: &[i8], row: WindowRow, most: &mut [i8], out: &mut [u8]);
-    average_windows(x: &[i8], row: WindowRow, part: &mut [i32], means: &[Mean], coder: Coder, out: &mut [u8]);
+    average_windows(x: &[i8], row: WindowRow, part: &mut [i32], means: &[Mean], steps: Steps, out: &mut [u8]);
     sum_window(x: &[i8], window: Window, sums: &mut [i32]);
-    average(sums: &[i32], mean: Mean, coder: Coder, out: &mut [u8]);
+    average(sums: &[i32], mean: Mean, steps: Steps, out: &mut [u8]);
     moments(x: &[f32]) -> (f64, f64);
     normalize(x: &[f32], mean: f64, inverse: f64, weight: &[f32], bias: &[f32], out: &mut [f32]);
 }

@@ -1,7 +1,7 @@
 //! Windows over channels-last codes, many channels at a time.
 
-use super::Coder;
-use super::coder::by_coder;
+use super::Steps;
+use super::requantize::StepCoder;
 
 /// Elements of a window: `rows` times `cols`, each a run of channels, `row_step` and `col_step` codes apart.
 #[derive(Clone, Copy, Debug)]
@@ -115,9 +115,10 @@ pub(super) fn average_windows(
     row: WindowRow,
     part: &mut [i32],
     means: &[Mean],
-    coder: Coder,
+    steps: Steps,
     out: &mut [u8],
 ) {
+    let coder = steps.coder();
     let (channels, len) = (row.channels, row.width * row.channels);
     let part = &mut part[..len];
     part.iter_mut().zip(&x[..len]).for_each(|(p, q)| *p = i32::from(*q));
@@ -125,13 +126,11 @@ pub(super) fn average_windows(
         let x = &x[r * row.row_step..][..len];
         part.iter_mut().zip(x).for_each(|(p, q)| *p += i32::from(*q));
     }
-    by_coder!(coder, code => {
-        for ((i, out), mean) in out.chunks_exact_mut(channels).enumerate().zip(means) {
-            let (start, cols) = row.columns(i);
-            let part = &part[start * channels..];
-            by_block!(channels, at, B => average_block::<B>(&part[at..], cols, channels, *mean, code, &mut out[at..at + B]));
-        }
-    });
+    for ((i, out), mean) in out.chunks_exact_mut(channels).enumerate().zip(means) {
+        let (start, cols) = row.columns(i);
+        let part = &part[start * channels..];
+        by_block!(channels, at, B => average_block::<B>(&part[at..], cols, channels, *mean, coder, &mut out[at..at + B]));
+    }
 }
 
 #[inline(always)]
@@ -140,7 +139,7 @@ fn average_block<const B: usize>(
     cols: usize,
     col_step: usize,
     mean: Mean,
-    code: impl Fn(f32) -> u8,
+    coder: StepCoder,
     out: &mut [u8],
 ) {
     let mut sums = [0i32; B];
@@ -150,10 +149,10 @@ fn average_block<const B: usize>(
             sums[i] += part[i];
         }
     }
-    out.iter_mut().zip(sums).for_each(|(u, sum)| *u = code(mean.of(sum)));
+    out.iter_mut().zip(sums).for_each(|(u, sum)| *u = coder.code(mean.of(sum)));
 }
 
-/// How a window's sum becomes its mean.
+/// How a window's sum becomes its mean, in steps of the output.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mean {
     pub offset: i32,
@@ -197,6 +196,7 @@ fn sum_block<const B: usize>(x: &[i8], window: Window, sums: &mut [i32]) {
 
 /// Sums to the codes of their means.
 #[inline(always)]
-pub(super) fn average(sums: &[i32], mean: Mean, coder: Coder, out: &mut [u8]) {
-    by_coder!(coder, code => sums.iter().zip(out).for_each(|(sum, u)| *u = code(mean.of(*sum))));
+pub(super) fn average(sums: &[i32], mean: Mean, steps: Steps, out: &mut [u8]) {
+    let coder = steps.coder();
+    sums.iter().zip(out).for_each(|(sum, u)| *u = coder.code(mean.of(*sum)));
 }

@@ -22,7 +22,8 @@ pub enum Average {
     By(i32),
 }
 
-/// `out = encode(float32(Σ (q − z)) · (s / count))`: the mean of each window; padding adds nothing to the sum.
+/// `out = clip(round(float32(Σ (q − z)) · (s / out s / count)) + out z)`: the mean of each window; padding adds nothing to
+/// the sum.
 ///
 /// # Errors
 /// [`Error::Mismatch`] for a length, a window that does not fit, a divisor that is not positive, scales or zero points.
@@ -40,7 +41,7 @@ pub fn avg_pool(
     let isa = cpu::active()?;
     let [n, h, w, c] = check_image(x, shape)?;
     let [oh, ow] = pool.out_size([h, w])?;
-    let (decoding, coder) = (params.decoding("x")?, out_params.coder(isa, "out", UNCLAMPED)?);
+    let (decoding, steps) = (params.in_steps_of(out_params, "x")?, out_params.steps("out", UNCLAMPED)?);
     check_len("out", area(area(n, oh)?, area(ow, c)?)?, out.len())?;
     if pool.dilation != [1, 1] {
         return Err(Error::mismatch("dilation", "1 for a mean", format!("{:?}", pool.dilation)));
@@ -75,7 +76,7 @@ pub fn avg_pool(
             }));
             let x = &x[(row / oh * h + first) * w * c..];
             // SAFETY: each row is one task's, and `out` is borrowed for this whole call.
-            isa.average_windows(x, windows, part.as_mut(), &means, coder, unsafe { out.slice(row * ow * c, ow * c) });
+            isa.average_windows(x, windows, part.as_mut(), &means, steps, unsafe { out.slice(row * ow * c, ow * c) });
         }
     });
     Ok(())
@@ -98,7 +99,7 @@ pub fn adaptive_avg_pool(
 ) -> Result<()> {
     let isa = cpu::active()?;
     let [n, h, w, c] = check_image(x, shape)?;
-    let (decoding, coder) = (params.decoding("x")?, out_params.coder(isa, "out", UNCLAMPED)?);
+    let (decoding, steps) = (params.in_steps_of(out_params, "x")?, out_params.steps("out", UNCLAMPED)?);
     check_len("out", area(area(n, oh)?, area(ow, c)?)?, out.len())?;
     if out.is_empty() {
         return Ok(());
@@ -120,7 +121,7 @@ pub fn adaptive_avg_pool(
             let count = window.rows * window.cols;
             let mean = Mean { offset: decoding.zero * count as i32, factor: decoding.scale / count as f32 };
             // SAFETY: each output is one task's, and `out` is borrowed for this whole call.
-            isa.average(sums, mean, coder, unsafe { out.slice(at * c, c) });
+            isa.average(sums, mean, steps, unsafe { out.slice(at * c, c) });
         }
     });
     Ok(())

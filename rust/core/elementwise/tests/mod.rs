@@ -48,6 +48,18 @@ fn encoded(v: f32, clamp: Clamp, p: PerTensor) -> i8 {
     ((v / p.scale).round_ties_even() + f32::from(p.zero)).clamp(-127.0, 127.0) as i8
 }
 
+/// The definition where values are in steps of the output already.
+fn rounded(v: f32, clamp: Clamp, p: PerTensor) -> i8 {
+    let (lo, hi) = (encoded(clamp.0, clamp, p), encoded(clamp.1, clamp, p));
+    // `max` of NaN and a number is the number
+    (v.round_ties_even() + f32::from(p.zero)).max(lo.into()).min(hi.into()) as i8
+}
+
+/// A scale in steps of another one.
+fn over(p: PerTensor, out: PerTensor) -> PerTensor {
+    params(p.scale / out.scale, p.zero)
+}
+
 /// `run` on one thread and on three, at each instruction set.
 fn everywhere(mut run: impl FnMut(&dyn Executor, &str)) {
     let pool = Pool::new(3).unwrap();

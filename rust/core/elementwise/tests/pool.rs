@@ -79,8 +79,8 @@ fn means_are_their_definition() {
                         let steps = inside
                             .iter()
                             .map(|(y, v)| i32::from(x[((image * h + y) * w + v) * c + channel]) - i32::from(X.zero));
-                        let v = steps.sum::<i32>() as f32 * (X.scale / count as f32);
-                        assert_eq!(*got, encoded(v, UNCLAMPED, OUT), "{isa} {:?} {pool:?} {average:?}", [n, h, w, c]);
+                        let v = steps.sum::<i32>() as f32 * (over(X, OUT).scale / count as f32);
+                        assert_eq!(*got, rounded(v, UNCLAMPED, OUT), "{isa} {:?} {pool:?} {average:?}", [n, h, w, c]);
                     }
                 }
             }
@@ -111,8 +111,8 @@ fn adaptive_means_divide_the_image() {
                         count += 1;
                     }
                 }
-                let v = sum as f32 * (X.scale / count as f32);
-                assert_eq!(*got, encoded(v, UNCLAMPED, OUT), "{isa} {:?} {out_size:?} {i}", [n, h, w, c]);
+                let v = sum as f32 * (over(X, OUT).scale / count as f32);
+                assert_eq!(*got, rounded(v, UNCLAMPED, OUT), "{isa} {:?} {out_size:?} {i}", [n, h, w, c]);
             }
         }
     });
