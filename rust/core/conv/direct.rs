@@ -8,7 +8,7 @@ use super::merged::Merged;
 use super::output::{COLS, Sink, TileRows};
 use super::patches::Patches;
 use super::phases::Phase;
-use crate::cpu::{self, Isa, TapTile, Taps, block_bytes};
+use crate::cpu::{self, Isa, TapRows, Taps, block_bytes};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::matrix::{ZeroKind, ZeroPoints};
@@ -17,7 +17,7 @@ use crate::qtype::QuantType;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// Most sums of a tile.
+/// Sums at a time, where they are not finished in registers: those of a tile of any width.
 const SUMS: usize = 384;
 /// Rows of a task: more of them do not pay for reading a panel again, fewer fill the second-level cache.
 const ROWS: usize = if cfg!(test) { 17 } else { 192 };
@@ -30,7 +30,7 @@ pub(super) struct Direct<'a> {
     w: PackedRef<'a>,
     /// Whether taps are read from copies.
     copied: bool,
-    /// See [`TapTile::each`].
+    /// See [`TapRows::each`].
     each: usize,
     phases: Vec<Phase>,
     pairs: Vec<Pair<'a>>,
@@ -75,7 +75,7 @@ impl<'a> Direct<'a> {
         let each = if copied || merged.is_some() { 0 } else { narrow(geometry, w) };
         let steps = if copied { w.k() } else { geometry.group_channels() };
         let quads = merged.map_or(steps.div_ceil(4), |merged| merged.quads);
-        let ones = vec![-127; TapTile::bytes(quads, each)];
+        let ones = vec![-127; TapRows::bytes(quads, each)];
         let phases = if copied { vec![Phase::whole(patches.out_size)] } else { Phase::all(geometry, patches.out_size) };
         let zeros = vec![patches.zero; if patches.may_pad() { geometry.channels } else { 0 }];
         let of = |group| panels_of(w, geometry, group).map(move |(panel, used)| Pair { group, panel, used });
@@ -129,11 +129,8 @@ impl<'a> Direct<'a> {
     fn run(&self, task: &Task, scales: &[f32], sink: &Sink) {
         let (phase, patches) = (&self.phases[task.phase], self.patches);
         let pairs = &self.pairs[task.pairs.clone()];
-        let widest = pairs.iter().map(|pair| pair.panel.cols).max().unwrap_or(cpu::STRIP);
-        let most = self.taps.most(widest);
         let rows = TileRows::new(patches, phase, scales, task.rows.clone(), sink);
-        let shared = (!self.copied)
-            .then(|| Addresses::of_input(patches, phase, &self.zeros, task.rows.clone(), most, self.taps));
+        let shared = (!self.copied).then(|| Addresses::of_input(patches, phase, &self.zeros, task.rows.clone()));
         let mut first = task.phase * self.pairs.len() + task.pairs.start;
         for of_group in pairs.chunk_by(|a, b| a.group == b.group) {
             let group = of_group[0].group;
@@ -141,12 +138,12 @@ impl<'a> Direct<'a> {
             let (addresses, offset) = match &shared {
                 Some(addresses) => (addresses, group * patches.geometry.group_channels()),
                 None => {
-                    copies = Addresses::of_copies(patches, group, task.rows.clone(), most, self.taps);
+                    copies = Addresses::of_copies(patches, group, task.rows.clone());
                     (&copies, 0)
                 }
             };
             let sums = matches!(of_group[0].panel.zeros, ZeroPoints::U8(_))
-                .then(|| self.sums(addresses, offset, phase.taps.len()));
+                .then(|| self.row_sums(addresses, offset, task.rows.len(), phase.taps.len()));
             for pair in of_group {
                 self.pair(first, pair, phase, (addresses, offset), sums.as_deref(), &rows, sink);
                 first += 1;
@@ -154,18 +151,13 @@ impl<'a> Direct<'a> {
         }
     }
 
-    /// Of each row, with those that fill tiles up: Σ (a − z).
+    /// Of each row: Σ (a − z).
     #[allow(unsafe_code)]
-    fn sums(&self, addresses: &Addresses, offset: usize, taps: usize) -> Vec<i32> {
-        let mut sums = vec![0; addresses.tiles.iter().map(|tile| tile.rows).sum()];
-        let mut rest = &mut sums[..];
-        for (tile, at) in addresses.iter() {
-            let of_tile;
-            (of_tile, rest) = rest.split_at_mut(tile.rows);
-            // SAFETY: each address is that of a tap of the input, of the zeros or of a copy, as long as a tap.
-            unsafe { self.taps.sums(at, offset, self.ones.len(), of_tile) };
-            of_tile.iter_mut().for_each(|sum| *sum -= i32::from(self.patches.zero) * (taps * self.ones.len()) as i32);
-        }
+    fn row_sums(&self, addresses: &Addresses, offset: usize, rows: usize, taps: usize) -> Vec<i32> {
+        let mut sums = vec![0; rows];
+        // SAFETY: each address is that of a tap of the input, of the zeros or of a copy, as long as a tap.
+        unsafe { self.taps.row_sums(&addresses.at, addresses.stride, offset, self.ones.len(), &mut sums) };
+        sums.iter_mut().for_each(|sum| *sum -= i32::from(self.patches.zero) * (taps * self.ones.len()) as i32);
         sums
     }
 
@@ -185,37 +177,34 @@ impl<'a> Direct<'a> {
         let weights: Vec<usize> = phase.taps.iter().map(|tap| tap.index * quads * block_bytes(panel.cols)).collect();
         let start = self.starts[index].get_or_init(|| self.start(panel, &weights));
         let columns = sink.columns(panel, 0..panel.cols, used.clone());
+        let count = addresses.stride - Taps::SPARE;
+        let mut t = TapRows {
+            at: &addresses.at,
+            rows: 0..count,
+            offset,
+            quads,
+            each: self.each,
+            panel: panel.weights,
+            cols: panel.cols,
+            weights: &weights,
+            start: &start[..panel.cols],
+        };
+        // SAFETY: each address is that of a tap of the input, of the zeros or of a copy, as long as a tap; the output lives
+        // as long as the call, and this task alone has these rows of this panel's channels.
+        if sums.is_none() && unsafe { sink.try_rows(self.taps, &t, &columns, rows.of(0, count)) } {
+            return;
+        }
         let mut acc = [0i32; SUMS];
-        let mut rest = sums.unwrap_or(&[]);
-        for (tile, at) in addresses.iter() {
-            let acc = &mut acc[..tile.rows * panel.cols];
-            let start = &start[..panel.cols];
-            let t = TapTile {
-                at,
-                rows: tile.rows,
-                offset,
-                quads,
-                each: self.each,
-                panel: panel.weights,
-                cols: panel.cols,
-                weights: &weights,
-                start,
-            };
-            let places = rows.of(tile.first, tile.used);
-            // SAFETY: each address is that of a tap of the input, of the zeros or of a copy, as long as a tap; the output
-            // lives as long as the call, and this task alone has these rows of this panel's channels.
-            if sums.is_none() && unsafe { sink.try_tile(self.taps, &t, &columns, places) } {
-                continue;
+        for first in (0..count).step_by(SUMS / panel.cols) {
+            t.rows = first..(first + SUMS / panel.cols).min(count);
+            let acc = &mut acc[..t.rows.len() * panel.cols];
+            // SAFETY: as above.
+            unsafe { self.taps.sums(&t, acc) };
+            if let (ZeroPoints::U8(zeros), Some(sums)) = (panel.zeros, sums) {
+                self.isa.subtract_zeros(acc, zeros, self.w.qtype().offset(), &sums[t.rows.clone()]);
             }
             // SAFETY: as above.
-            unsafe { self.taps.tile(&t, acc) };
-            if let ZeroPoints::U8(zeros) = panel.zeros {
-                let of_tile;
-                (of_tile, rest) = rest.split_at(tile.rows);
-                self.isa.subtract_zeros(acc, zeros, self.w.qtype().offset(), of_tile);
-            }
-            // SAFETY: as above.
-            unsafe { sink.write_tile(self.isa, acc, &columns, places) };
+            unsafe { sink.write_tile(self.isa, acc, &columns, rows.of(first, t.rows.len())) };
         }
     }
 
@@ -229,10 +218,10 @@ impl<'a> Direct<'a> {
             sums[..panel.cols].copy_from_slice(panel.sums);
             return finish(sums);
         }
-        let at = vec![self.ones.as_ptr().cast::<u8>(); weights.len()];
-        let t = TapTile {
+        let at = vec![self.ones.as_ptr().cast::<u8>(); weights.len() * (1 + Taps::SPARE)];
+        let t = TapRows {
             at: &at,
-            rows: 1,
+            rows: 0..1,
             offset: 0,
             quads: self.quads,
             each: self.each,
@@ -242,7 +231,7 @@ impl<'a> Direct<'a> {
             start: &[0; COLS][..panel.cols],
         };
         // SAFETY: `ones` is as long as a tap.
-        unsafe { self.taps.tile(&t, &mut sums[..panel.cols]) };
+        unsafe { self.taps.sums(&t, &mut sums[..panel.cols]) };
         finish(sums)
     }
 }

@@ -6,7 +6,7 @@ use super::phases::Phase;
 use super::requantization::Requantization;
 use crate::buffer::{Scratch, Shared};
 use crate::cpu::lanes::{Encoding, Finish, Folded, Tile};
-use crate::cpu::{self, Isa, STRIP, TapTile, Taps};
+use crate::cpu::{self, Isa, STRIP, TapRows, Taps};
 use crate::error::{Error, Result, check_len};
 use crate::floats::{FloatsMut, SharedOut};
 use crate::prepack::{PackedRef, Panel};
@@ -225,21 +225,20 @@ impl<'a> Sink<'a> {
         of
     }
 
-    /// Compute and finish a tile in one, if a kernel does that; else say so.
+    /// Compute and finish rows of a panel in one, if a kernel does that; else say so.
     ///
     /// # Safety
-    /// Those of [`Taps::tile`] and [`Sink::write_tile`].
+    /// Those of [`Taps::sums`] and [`Sink::write_tile`].
     #[allow(unsafe_code)]
-    pub(super) unsafe fn try_tile(&self, taps: &Taps, t: &TapTile, of: &Columns, rows: Places) -> bool {
+    pub(super) unsafe fn try_rows(&self, taps: &Taps, t: &TapRows, of: &Columns, rows: Places) -> bool {
         let Place::Codes(out, rule) = &self.place else { return false };
-        let strips = of.first == 0 && of.used > of.cols - STRIP && t.each == 0;
-        let plain = strips && rows.factors.is_empty();
-        if plain {
+        let strips = of.first == 0 && of.used > of.cols - STRIP && rows.factors.is_empty();
+        if strips {
             let tile = self.tile(of, rows, rule.addend(&self.epilogue, 0));
             // SAFETY: the caller's promises.
             unsafe { taps.codes(t, tile, rule.steps, out.rows(rows.at, rows.last, of.skip, of.used)) }
         }
-        plain
+        strips
     }
 
     fn tile<'t>(&self, of: &'t Columns, rows: Places<'t>, addend: Option<(&'t [i8], f32, i32)>) -> Tile<'t> {

@@ -65,6 +65,12 @@ impl Phase {
         self.apart == [1, 1]
     }
 
+    /// Whether its outputs see a pixel each, in the order of an input of `size`.
+    pub(super) fn reads_each_pixel(&self, size: [usize; 2]) -> bool {
+        let [tap] = &self.taps[..] else { return false };
+        tap.offset == [0; 2] && self.step == [1; 2] && self.grid == size
+    }
+
     /// The pixel of the output that place (y, x) of the grid is.
     pub(super) fn pixel(&self, [y, x]: [usize; 2], out_size: [usize; 2]) -> usize {
         (self.first[0] + y * self.apart[0]) * out_size[1] + self.first[1] + x * self.apart[1]

@@ -35,7 +35,7 @@ mod portable;
 mod taps;
 
 pub(crate) use bf16::{Bf16, FloatRun};
-pub(crate) use taps::{TapTile, Taps};
+pub(crate) use taps::{TapRows, Taps};
 
 /// Channels per vector of the narrowest panel: every panel is a multiple of this wide.
 pub(crate) const STRIP: usize = 16;

@@ -10,165 +10,211 @@ use super::finish::Encoder;
 use super::{load, load_i32, store_i32};
 use crate::buffer::Rows;
 use crate::cpu::lanes::{Steps, Tile};
-use crate::cpu::{TapTile, Taps};
+use crate::cpu::taps::Span;
+use crate::cpu::{TapRows, Taps};
 use std::arch::x86_64::*;
 
-pub(super) const TAPS: Taps = Taps { rows: [12, 12, 8, 6], tile, codes, narrow, sums };
+/// Most rows of a tile, by the panel's width.
+const MOST: [usize; 4] = [12, 12, 8, 6];
 
-/// `$call` with the constants `$R`, rows, and `$V`, strips, of a tile.
+pub(super) const TAPS: Taps = Taps { rows: MOST, sums, codes, row_sums };
+
+/// `$call` for each span of a run, with the constants `$N`, whether a strip is of several groups; `$R`, rows, and `$V`,
+/// strips, of its tiles.
 macro_rules! by_shape {
-    ($t:ident, |$R:ident, $V:ident| $call:expr) => {
-        by_shape!(all $t $R $V $call; [1: 1 2 4 6 8 12] [2: 1 2 4 6 8 12] [3: 1 2 4 6 8] [4: 1 2 4 6])
+    ($t:ident, |$span:ident, $N:ident, $R:ident, $V:ident| $call:expr) => {
+        for $span in $t.spans(MOST[$t.cols / 16 - 1]) {
+            by_shape!(all $t $span $N $R $V $call; [true 1: 1 2 4 6 8 12]
+                [false 1: 1 2 4 6 8 12] [false 2: 1 2 4 6 8 12] [false 3: 1 2 4 6 8] [false 4: 1 2 4 6])
+        }
     };
-    (all $t:ident $R:ident $V:ident $call:expr; $([$v:literal: $($r:literal)*])*) => {
-        match $t.cols / 16 {
-            $($v => by_shape!(rows $t $R $V $call; $v $($r)*),)*
+    (all $t:ident $span:ident $N:ident $R:ident $V:ident $call:expr; $([$n:literal $v:literal: $($r:literal)*])*) => {
+        match ($t.each > 0, $t.cols / 16) {
+            $(($n, $v) => by_shape!(rows $span $N $R $V $call; $n $v $($r)*),)*
             _ => unreachable!("cols are asserted by the caller"),
         }
     };
-    (rows $t:ident $R:ident $V:ident $call:expr; $v:literal $($r:literal)*) => {
-        match $t.rows {
+    (rows $span:ident $N:ident $R:ident $V:ident $call:expr; $n:literal $v:literal $($r:literal)*) => {
+        match $span.rows {
             $($r => {
+                const $N: bool = $n;
                 const $R: usize = $r;
                 const $V: usize = $v;
                 $call
             })*
-            _ => unreachable!("rows are asserted by the caller"),
+            _ => unreachable!("spans have rows of the list"),
         }
     };
 }
 
-/// The sums of a tile: a macro, since they stay in registers only where this is inlined.
-macro_rules! sums_of {
-    ($t:ident, $r:ident, $v:ident, $c:ident) => {
-        let (start, _) = $t.start.as_chunks::<16>();
+/// `$body` for every `$by`th row of a tile of `$R`. LLVM leaves large loops as they are, and then the sums, which it sees
+/// indexed, in memory.
+macro_rules! unroll {
+    (|$row:ident in $R:ident by $by:tt| $body:expr) => { unroll!(@ $row $R $by, $body; 0 1 2 3 4 5 6 7 8 9 10 11) };
+    (@ $row:ident $R:ident $by:tt, $body:expr; $($n:literal)*) => {{
+        $(if usize::is_multiple_of($n, $by) && $n < $R {
+            let $row: usize = $n;
+            $body
+        })*
+    }};
+}
+
+/// `$body` for each tile of a span, its first row and its sums: a macro, since they stay in registers only where this is
+/// inlined. Nothing in its loops can fail, either: LLVM would have the sums in memory for that case.
+macro_rules! each_tile {
+    ($t:ident, $span:ident, $N:ident, $R:ident, $V:ident, |$row:ident, $sums:ident| $body:expr) => {
+        let start: &[[i32; 16]; $V] = $t.start.as_chunks::<16>().0.try_into().expect("a strip is 16 columns");
+        let first_quads = load_i32(&std::array::from_fn(|c| if $N { (c / $t.each * $t.quads) as i32 } else { 0 }));
+        for tile in 0..$span.tiles {
+            let $row = $span.first + tile * $R;
+            let mut $sums = [[_mm512_setzero_si512(); $V]; $R];
+            for r in 0..$R {
+                for j in 0..$V {
+                    $sums[r][j] = load_i32(&start[j]);
+                }
+            }
+            // SAFETY: `Taps::check` has seen to it that tiles have addresses, and taps their quads in the panel.
+            let mut at = unsafe { $t.at.as_ptr().add($row) }.cast::<[*const u8; $R]>();
+            for b in $t.weights {
+                // SAFETY: as above.
+                let (rows, b) = unsafe {
+                    (
+                        at.read(),
+                        std::slice::from_raw_parts($t.panel.as_ptr().add(*b).cast::<[[u8; 64]; $V]>(), $t.quads),
+                    )
+                };
+                if $N {
+                    narrow_tap!($t, rows, b, first_quads, $sums, $R)
+                } else {
+                    tap!($t, rows, b, $sums, $R, $V)
+                }
+                at = at.cast::<*const u8>().wrapping_add($t.stride()).cast();
+            }
+            $body
+        }
+    };
+}
+
+/// What a tap adds to the sums.
+macro_rules! tap {
+    ($t:ident, $at:expr, $b:ident, $c:ident, $R:ident, $V:ident) => {{
         let sign = _mm512_set1_epi8(i8::MIN);
-        let mut $c = [[_mm512_setzero_si512(); $v]; $r];
-        for r in 0..$r {
-            for j in 0..$v {
-                $c[r][j] = load_i32(&start[j]);
+        let mut step = $t.offset;
+        for b in $b {
+            let mut w = [_mm512_setzero_si512(); $V];
+            for j in 0..$V {
+                w[j] = _mm512_xor_si512(load(&b[j]), sign);
             }
-        }
-        let (taps, _) = $t.at.as_chunks::<$r>();
-        for (at, b) in taps.iter().zip($t.weights) {
-            let (b, _) = $t.panel[*b..*b + $t.quads * $v * 64].as_chunks::<64>();
-            let mut step = $t.offset;
-            for b in b.chunks_exact($v) {
-                let mut w = [_mm512_setzero_si512(); $v];
-                for j in 0..$v {
-                    w[j] = _mm512_xor_si512(load(&b[j]), sign);
+            for r in 0..$R {
+                // SAFETY: `quads * 4` bytes are readable from each address on, by the promise of who made the rows.
+                let x = unsafe { unsigned_quad($at[r], step, sign) };
+                for j in 0..$V {
+                    $c[r][j] = _mm512_dpbusd_epi32($c[r][j], x, w[j]);
                 }
-                for r in 0..$r {
-                    // SAFETY: `quads * 4` bytes are readable from each address on, by the promise of who made the tile.
-                    let x = _mm512_set1_epi32(unsafe { at[r].wrapping_add(step).cast::<i32>().read_unaligned() });
-                    let x = _mm512_xor_si512(x, sign);
-                    for j in 0..$v {
-                        $c[r][j] = _mm512_dpbusd_epi32($c[r][j], x, w[j]);
-                    }
-                }
-                step += 4;
             }
+            step += 4;
         }
-    };
+    }};
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn tile(t: &TapTile, acc: &mut [i32]) {
-    by_shape!(t, |R, V| shape::<R, V>(t, acc))
-}
-
+/// The four codes at `at + step` with other signs, in each lane. LLVM would change the signs first and then broadcast, which
+/// takes a shuffle, on the port of the products.
+///
+/// # Safety
+/// They are readable.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn shape<const R: usize, const V: usize>(t: &TapTile, acc: &mut [i32]) {
-    sums_of!(t, R, V, c);
-    let (out, _) = acc.as_chunks_mut::<16>();
-    for r in 0..R {
-        for j in 0..V {
-            store_i32(&mut out[r * V + j], c[r][j]);
-        }
+#[target_feature(enable = "avx512f")]
+unsafe fn unsigned_quad(at: *const u8, step: usize, sign: __m512i) -> __m512i {
+    let x;
+    // SAFETY: reads what the caller says is readable.
+    unsafe {
+        std::arch::asm!(
+            "vpxord {x}, {sign}, dword ptr [{at} + {step}]{{1to16}}",
+            x = lateout(zmm_reg) x, sign = in(zmm_reg) sign, at = in(reg) at, step = in(reg) step,
+            options(pure, readonly, nostack, preserves_flags),
+        );
     }
+    x
 }
 
-/// The same, and at once the codes of the first rows and columns: the sums never lie in memory.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn codes(t: &TapTile, finish: Tile, steps: Steps, out: Rows<u8>) {
-    by_shape!(t, |R, V| codes_shape::<R, V>(t, finish, steps, out))
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn codes_shape<const R: usize, const V: usize>(t: &TapTile, finish: Tile, steps: Steps, mut out: Rows<u8>) {
-    sums_of!(t, R, V, c);
-    let encoder = Encoder::<V>::new(&finish, steps, &out);
-    // not a loop: sums that one goes through would lie in memory
-    macro_rules! groups {
-        ($($group:literal)*) => {
-            $(
-                let first = $group * Encoder::<V>::ROWS;
-                if first < R && first < finish.at.len() {
-                    let mut four = [_mm512_setzero_si512(); 4];
-                    for i in 0..4 {
-                        let (r, j) = Encoder::<V>::place(i);
-                        four[i] = c[(first + r).min(R - 1)][j];
-                    }
-                    encoder.write(four, first, &mut out);
-                }
-            )*
-        };
-    }
-    groups!(0 1 2 3 4 5 6 7);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn narrow(t: &TapTile, acc: &mut [i32]) {
-    match t.rows {
-        1 => narrow_shape::<1>(t, acc),
-        2 => narrow_shape::<2>(t, acc),
-        4 => narrow_shape::<4>(t, acc),
-        6 => narrow_shape::<6>(t, acc),
-        8 => narrow_shape::<8>(t, acc),
-        _ => narrow_shape::<12>(t, acc),
-    }
-}
-
-/// One load has the codes of all groups; a permutation gives each column the quad of its own.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn narrow_shape<const R: usize>(t: &TapTile, acc: &mut [i32]) {
-    let sign = _mm512_set1_epi8(i8::MIN);
-    let mask = ((1u32 << (TapTile::bytes(t.quads, t.each) / 4)) - 1) as u16;
-    let first = load_i32(&std::array::from_fn(|c| (c / t.each * t.quads) as i32));
-    let mut c = [load_i32(&t.start.as_chunks().0[0]); R];
-    let (taps, _) = t.at.as_chunks::<R>();
-    for (at, b) in taps.iter().zip(t.weights) {
-        let (b, _) = t.panel[*b..*b + t.quads * 64].as_chunks::<64>();
-        let mut x = [sign; R];
-        for r in 0..R {
-            // SAFETY: readable where the mask is set, by the promise of who made the tile.
-            let codes = unsafe { _mm512_maskz_loadu_epi32(mask, at[r].wrapping_add(t.offset).cast()) };
+/// The same of a strip of several groups: one load has the codes of all of them, and a permutation gives each column the
+/// quad of its own.
+macro_rules! narrow_tap {
+    ($t:ident, $at:expr, $b:ident, $first:ident, $c:ident, $R:ident) => {{
+        let sign = _mm512_set1_epi8(i8::MIN);
+        let mask = ((1u32 << (TapRows::bytes($t.quads, $t.each) / 4)) - 1) as u16;
+        let mut x = [sign; $R];
+        for r in 0..$R {
+            // SAFETY: readable where the mask is set, by the promise of who made the rows.
+            let codes = unsafe { _mm512_maskz_loadu_epi32(mask, $at[r].wrapping_add($t.offset).cast()) };
             x[r] = _mm512_xor_si512(codes, sign);
         }
-        for (q, b) in b.iter().enumerate() {
-            let w = _mm512_xor_si512(load(b), sign);
-            let index = _mm512_add_epi32(first, _mm512_set1_epi32(q as i32));
-            for r in 0..R {
-                c[r] = _mm512_dpbusd_epi32(c[r], _mm512_permutexvar_epi32(index, x[r]), w);
+        for (q, b) in $b.iter().enumerate() {
+            let w = _mm512_xor_si512(load(&b[0]), sign);
+            let index = _mm512_add_epi32($first, _mm512_set1_epi32(q as i32));
+            for r in 0..$R {
+                $c[r][0] = _mm512_dpbusd_epi32($c[r][0], _mm512_permutexvar_epi32(index, x[r]), w);
             }
         }
-    }
-    for (out, c) in acc.as_chunks_mut::<16>().0.iter_mut().zip(c) {
-        store_i32(out, c);
-    }
+    }};
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn sums(t: &TapRows, acc: &mut [i32]) {
+    by_shape!(t, |span, N, R, V| sums_of::<N, R, V>(t, span, acc));
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn sums_of<const N: bool, const R: usize, const V: usize>(t: &TapRows, span: Span, acc: &mut [i32]) {
+    let (out, _) = acc.as_chunks_mut::<16>();
+    each_tile!(t, span, N, R, V, |first, c| unroll!(|r in R by 1| {
+        let row = first - t.rows.start + r;
+        if row < t.rows.len() {
+            let out = &mut out[row * V..][..V];
+            for j in 0..V {
+                store_i32(&mut out[j], c[r][j]);
+            }
+        }
+    }));
+}
+
+/// The same, and at once their codes: the sums never lie in memory.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn codes(t: &TapRows, finish: Tile, steps: Steps, mut out: Rows<u8>) {
+    by_shape!(t, |span, N, R, V| codes_of::<N, R, V>(t, span, finish, steps, &mut out));
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn codes_of<const N: bool, const R: usize, const V: usize>(
+    t: &TapRows,
+    span: Span,
+    finish: Tile,
+    steps: Steps,
+    out: &mut Rows<u8>,
+) {
+    let encoder = Encoder::<V>::new(&finish, steps, out);
+    each_tile!(t, span, N, R, V, |first, c| unroll!(|row in R by (Encoder::<V>::ROWS)| {
+        if first + row < t.rows.end {
+            let mut four = [_mm512_setzero_si512(); 4];
+            for i in 0..4 {
+                let (r, j) = Encoder::<V>::place(i);
+                four[i] = c[(row + r).min(R - 1)][j];
+            }
+            encoder.write(four, first + row - t.rows.start, out);
+        }
+    }));
 }
 
 /// The sums of each row's codes over all taps.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn sums(at: &[*const u8], offset: usize, bytes: usize, out: &mut [i32]) {
+fn row_sums(at: &[*const u8], stride: usize, offset: usize, bytes: usize, out: &mut [i32]) {
     let (ones, whole) = (_mm512_set1_epi8(1), bytes / 64);
     let tail = (1u64 << (bytes % 64)) - 1;
     for r in 0..out.len() {
         let mut c = [_mm512_setzero_si512(); 2];
-        for at in at.iter().skip(r).step_by(out.len()) {
+        for at in at.iter().skip(r).step_by(stride) {
             let at = at.wrapping_add(offset);
             for i in 0..whole {
                 // SAFETY: `bytes` bytes are readable from each address on, by the caller's promise.
