@@ -6,7 +6,8 @@
 // Warp-wide functions (mma_*, shuffle_xor, sync_warp) are called by all 32 lanes together.
 //
 // A file of kernels is compiled once for each variant it has: VARIANT ends the kernels' names, and as it says CODE_BITS
-// is 8, 4 or 2, HALF the type of activations, Half or Brain, CODE_SUMS whether sums of activations are needed.
+// is 8, 4 or 2, HALF the type of activations, Half or Brain, CODE_SUMS whether sums of activations are needed. The emulator
+// links all variants into one library: a struct whose functions depend on a variant is a template.
 #pragma once
 #define NAMED_(name, variant) name##variant
 #define NAMED(name, variant) NAMED_(name, variant)
@@ -68,6 +69,12 @@ DEVICE u32 pick_bytes(u32 a, u32 b, u32 order) { u32 r; asm("prmt.b32 %0, %1, %2
 DEVICE u32x4 load_global16(const void* p) {
     u32x4 r;
     asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(p));
+    return r;
+}
+// 8 of them.
+DEVICE u32x2 load_global8(const void* p) {
+    u32x2 r;
+    asm volatile("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(p));
     return r;
 }
 DEVICE u16 load_shared2(const void* p) { return *(const u16*)p; }

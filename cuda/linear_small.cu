@@ -4,14 +4,14 @@
 // x cost what 1 does. A block has 16 rows of the weight; its warps take the chunks of 128 k in turn, each through its own
 // ring of asynchronous copies, and add up in the end. Codes are multiplied as they are, exactly; scale and zero point come
 // once a group, in float32: S (sum(x q) - Z sum(x)), with sum(x) by one more product, of x and ones. It also tells rows with
-// NaN or infinity, which come out as NaN.
+// NaN or infinity, which come out as NaN. Where k is long and n short, several blocks share it: see split.cuh.
 // Group sizes are multiples of 32 (one group a row: k rounded up to one).
-#include "tile.cuh"
+#include "small.cuh"
+#include "split.cuh"
 
-constexpr int WARPS = 8, ROWS = 16, TOKENS = 8, CHUNK_K = 128, CHUNK_BLOCKS = CHUNK_K / BLOCK_K;
-constexpr int BITS = CODE_BITS, STAGES = BITS == 8 ? 3 : 4, STAGE_BYTES = ROWS * CHUNK_K * BITS / 8;
+constexpr int BITS = CODE_BITS;
 
-// 8 halves from k0 on of a row of x, zeros beyond its end.
+// 8 halves of a row of x from k0 on, zeros beyond its end.
 DEVICE u32x4 load_activations(const u16* row, int k0, int k) {
     u32x4 x = {0, 0, 0, 0};
     if (k % 8 == 0) return k0 < k ? load_global16(row + k0) : x;
@@ -23,19 +23,14 @@ DEVICE u32x4 load_activations(const u16* row, int k0, int k) {
 
 KERNEL(linear_small, WARPS * 32)(const u16* x, const u8* codes, const void* scale, int scale_dtype, const void* zero,
                                  int zero_kind, const void* bias, int bias_dtype, void* out, int m, int n, int k,
-                                 int group_size) {
+                                 int group_size, float* parts, int splits) {
     DYNAMIC_SHARED(shared);
     const Parameters p = {scale, scale_dtype, zero, zero_kind, (k + group_size - 1) / group_size, n};
     const int thread = thread_index(), lane = thread % 32, warp = thread / 32, g = lane / 4, t = lane % 4;
-    const int row0 = block_x() * ROWS, chunks = (k + CHUNK_K - 1) / CHUNK_K, blocks = (k + BLOCK_K - 1) / BLOCK_K;
+    const Split split = Split::of_block((k + CHUNK_K - 1) / CHUNK_K, splits);
+    const int row0 = split.tile * ROWS, blocks = (k + BLOCK_K - 1) / BLOCK_K;
     const Rows weight = {codes, (i64)(k + 32 / BITS - 1) / (32 / BITS) * 4, n};
-    u8* ring = shared + warp * STAGES * STAGE_BYTES;
-    auto fetch = [&](int chunk, int stage) {
-        if (chunk < chunks)
-            fill_tile<BITS, BITS, ROWS, 32>(ring + stage * STAGE_BYTES, weight, row0, chunk * (CHUNK_K * BITS / 8), lane);
-        copies_commit();
-    };
-    NO_UNROLL for (int i = 0; i < STAGES - 1; i++) fetch(warp + i * WARPS, i);
+    Ring<BITS> ring = Ring<BITS>::start(shared, weight, row0, split.first + warp, split.end);
 
     float total[4] = {}, acc[4] = {}, sum[4] = {}, s[2] = {}, z[2] = {};
     auto finish_group = [&]() {
@@ -45,26 +40,23 @@ KERNEL(linear_small, WARPS * 32)(const u16* x, const u8* codes, const void* scal
         }
     };
     GroupCursor group = GroupCursor::at_start(group_size);
-    int stage = 0;
-    for (int chunk = warp; chunk < chunks; chunk += WARPS) {
-        u32x4 activations[CHUNK_BLOCKS];
+    Ahead<u32x4> now, next;
+    auto look = [&](int chunk, Ahead<u32x4>& a) {
+        look_ahead<BITS>(a, group, p, row0 + g, chunk, blocks, [&](int block) {
+            return g < m ? load_activations(x + (i64)g * k, block * BLOCK_K + t * 8, k) : u32x4{0, 0, 0, 0};
+        });
+    };
+    look(split.first + warp, now);
+    for (int chunk = split.first + warp; chunk < split.end; chunk += WARPS) {
+        look(chunk + WARPS, next);
+        const u8* tile = Ring<BITS>::take(ring, chunk);
         UNROLL for (int b = 0; b < CHUNK_BLOCKS; b++) {
-            activations[b] = {0, 0, 0, 0};
-            if (g < m) activations[b] = load_activations(x + (i64)g * k, chunk * CHUNK_K + b * BLOCK_K + t * 8, k);
-        }
-        copies_wait<STAGES - 2>();
-        sync_warp();
-        fetch(chunk + (STAGES - 1) * WARPS, (stage + STAGES - 1) % STAGES);
-        const u8* tile = ring + stage * STAGE_BYTES;
-        UNROLL for (int b = 0; b < CHUNK_BLOCKS; b++) {
-            const int block = chunk * CHUNK_BLOCKS + b;
-            if (block >= blocks) break;
-            if (GroupCursor::enters(group, block, b == 0)) {
+            if (now.enters >> b & 1) {
                 finish_group();
-                UNROLL for (int i = 0; i < 2; i++) load_parameters<BITS>(p, row0 + g + 8 * i, group.now, s[i], z[i]);
+                UNROLL for (int i = 0; i < 2; i++) s[i] = now.scale[b][i], z[i] = now.zero[b][i];
             }
             u32 w[2][4], a[4];
-            order_halves<BITS>(activations[b], a);
+            order_halves<BITS>(now.x[b], a);
             UNROLL for (int i = 0; i < 2; i++)
                 Codes<BITS>::halves<HALF>(Codes<BITS>::load(lane_elements<BITS, BITS>(tile, g + 8 * i, b, t)), w[i]);
             UNROLL for (int h = 0; h < 4; h += 2) {
@@ -73,17 +65,18 @@ KERNEL(linear_small, WARPS * 32)(const u16* x, const u8* codes, const void* scal
                 HALF::mma(sum, ones, a[h], a[h + 1]);
             }
         }
-        stage = (stage + 1) % STAGES;
+        now = next;
     }
     finish_group();
 
-    float* parts = (float*)shared;  // [warp][row][token]
+    float* of_warps = (float*)shared;  // [warp][row][token]
     sync_block();
-    UNROLL for (int i = 0; i < 4; i++) parts[(warp * ROWS + g + 8 * (i / 2)) * TOKENS + t * 2 + i % 2] = total[i];
+    UNROLL for (int i = 0; i < 4; i++) of_warps[(warp * ROWS + g + 8 * (i / 2)) * TOKENS + t * 2 + i % 2] = total[i];
     sync_block();
     const int row = thread % ROWS, token = thread / ROWS;
     if (token >= m || row0 + row >= n) return;
-    float value = bias ? load_real(bias, row0 + row, bias_dtype) : 0;
-    UNROLL for (int i = 0; i < WARPS; i++) value += parts[(i * ROWS + row) * TOKENS + token];
-    store_real(out, (i64)token * n + row0 + row, HALF::dtype, value);
+    float value = 0;
+    UNROLL for (int i = 0; i < WARPS; i++) value += of_warps[(i * ROWS + row) * TOKENS + token];
+    const Target target = {bias, bias_dtype, out, HALF::dtype, m, n};
+    Split::store(split, parts, target, token, row0 + row, value, added(target, row0 + row));
 }

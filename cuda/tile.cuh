@@ -57,3 +57,15 @@ struct GroupCursor {
         return true;
     }
 };
+
+// Scale and zero point of a lane's columns of the output, 2 in each of NT tiles of 8.
+template <int NT> struct Columns {
+    float scale[NT][2], zero[NT][2];
+
+    // Of a group that may not exist: then what was there stays.
+    template <int BITS> DEVICE void load(Columns& c, const Parameters& p, int first_col, i64 group) {
+        if (group >= p.groups) return;
+        UNROLL for (int j = 0; j < NT; j++) UNROLL for (int i = 0; i < 2; i++)
+            load_parameters<BITS>(p, first_col + j * 8 + i, (int)group, c.scale[j][i], c.zero[j][i]);
+    }
+};

@@ -68,6 +68,8 @@ struct Brain {
     }
 };
 
+#endif  // __CUDA_ARCH__ >= 800
+
 // A lane's 8 codes as they lie in a row.
 template <int BITS> struct Codes;
 template <> struct Codes<8> {
@@ -124,8 +126,6 @@ template <int BITS> DEVICE void order_bytes(u32x2 x, u32 (&r)[2]) {
     else if (BITS == 4) r[0] = pick_bytes(x.x, x.y, 0x6420), r[1] = pick_bytes(x.x, x.y, 0x7531);
     else r[0] = pick_bytes(x.x, x.y, 0x5140), r[1] = pick_bytes(x.x, x.y, 0x7362);
 }
-
-#endif  // __CUDA_ARCH__ >= 800
 
 // ---- scales ----------------------------------------------------------------------------------------------------------------
 

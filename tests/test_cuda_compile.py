@@ -22,6 +22,11 @@ QUICK = {
     "linear_small_4_bf16",
     "linear_tiled_8_f16",
     "linear_int8_2",
+    "linear_int8_small_4",
+    "linear_simt_2",
+    "outliers",
+    "outlier_products_8",
+    "add_parts",
 }
 MODULES = [row for row in _rquant.cuda_modules() if FULL or row[0] in QUICK]
 
@@ -42,6 +47,7 @@ def resources(log):
 @pytest.mark.parametrize("arch", ARCHITECTURES if FULL else ["sm_75", "sm_80", "sm_90a"])
 def test_sources_compile(arch, capsys):
     most = {"linear_small": 128, "linear_tiled": 255, "linear_int8": 255}
+    most |= {"linear_int8_small": 128, "linear_simt": 168, "outlier_products": 128}
     rows = []
     for name, file, _, kernels, ampere in MODULES:
         if ampere and arch == "sm_75":

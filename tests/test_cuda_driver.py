@@ -156,10 +156,11 @@ before = launches()
 got = product()
 assert launches() == before + 1  # dequantize
 torch.testing.assert_close(got, reference.linear_canonical(x, *q[:3], None, *q[3:], False), rtol=2e-3, atol=2e-3)
+codes, scale = reference.quantize_rows(x)
 try:
-    _native_cuda.linear(x, q, None, got)
+    _native_cuda.linear_int8(codes, scale, q, None, got)
 except RuntimeError as error:
-    assert "linear_small_4_f16 needs compute capability 8.0 or later, got sm_75" in str(error)
+    assert "linear_int8_small_4 needs compute capability 8.0 or later, got sm_75" in str(error)
 else:
     raise AssertionError
 """,

@@ -110,7 +110,7 @@ assert state()[2] and not state()[3], "bank conflicts"
     )
 
 
-@pytest.mark.parametrize("rows", [(1, 16), (17, 70)], ids=["tiled16", "tiled64"])
+@pytest.mark.parametrize("rows", [(9, 16), (17, 70)], ids=["tiled16", "tiled64"])
 def test_integer_products_are_the_cpu_s_bits(cuda_driver, cubins, rows):
     cuda_emulator.run(
         COMPARE

@@ -222,6 +222,12 @@ DEVICE u32x4 load_global16(const void* p) {
     memcpy(&r, p, 16);
     return r;
 }
+DEVICE u32x2 load_global8(const void* p) {
+    if ((uintptr_t)p % 8) emulator::fail("misaligned load of 8 bytes");
+    u32x2 r;
+    memcpy(&r, p, 8);
+    return r;
+}
 DEVICE u16 load_shared2(const void* p) { return emulator::load_shared<u16>(p); }
 DEVICE u32 load_shared4(const void* p) { return emulator::load_shared<u32>(p); }
 DEVICE u32x2 load_shared8(const void* p) { return emulator::load_shared<u32x2>(p); }

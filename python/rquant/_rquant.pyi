@@ -488,6 +488,18 @@ def cuda_device(ordinal: int) -> tuple[str, int]:
 def cuda_dequantize(ordinal: int, stream: int, w: _CudaWeight, out: int, out_dtype: int) -> None:
     """`S * (q - Z)` into `out` `[n, k]`, at a multiple of 16."""
 
+def cuda_gather_rows(
+    ordinal: int,
+    stream: int,
+    w: _CudaWeight,
+    ids: int,
+    id_bytes: int,
+    count: int,
+    out: int,
+    out_dtype: int,
+) -> None:
+    """Rows of `S * (q - Z)` at `count` ids of 4 or 8 bytes, into `out` `[count, k]`, at a multiple of 16; NaN where there is none."""
+
 def cuda_quantize_rows(
     ordinal: int,
     stream: int,
@@ -497,10 +509,14 @@ def cuda_quantize_rows(
     k: int,
     given: int,
     given_len: int,
+    skip: int,
     codes: int,
     scale: int,
 ) -> None:
-    """int8 `codes` of x `[m, k]`, one float32 `scale` a row; under `given` float32 scales, 1 or `m`, if that is not 0."""
+    """int8 `codes` of x `[m, k]`, one float32 `scale` a row; under `given` float32 scales, 1 or `m`, if that is not 0.
+
+    `skip`, if not 0: `[k]` bytes, columns with another than 0 count as 0.
+    """
 
 def cuda_bitpack(
     ordinal: int, stream: int, pack: bool, from_: int, to: int, n: int, k: int, bits: int
@@ -518,11 +534,20 @@ def cuda_linear(
     bias_dtype: int,
     out: int,
     small: bool | None = None,
+    parts: int = 0,
+    count: int = 1,
 ) -> None:
-    """`out[m, n] = x[m, k] @ W.T + bias` of float16 or bfloat16 x, at a multiple of 16, in its dtype; `bias` may be 0.
+    """`out[m, n] = x[m, k] @ W.T + bias` of float x, at a multiple of 16, in its dtype; `bias` may be 0.
 
-    Group sizes: multiples of 32, or one group a row. `small`: by the kernel for at most 8 rows, or by tiles; by default as m is.
+    Float32, and any before compute capability 8.0: at most 8 rows. Group sizes: multiples of 32, or one group a row. `small`: by
+    the kernel for at most 8 rows, or by tiles; by default as m is. `count` blocks share k where that is not 1; `parts` is then
+    memory for float32 `[count, m, n]`.
     """
+
+def cuda_linear_parts(
+    ordinal: int, m: int, x_dtype: int, n: int, k: int, bits: int, small: bool | None = None
+) -> int:
+    """The `count` of `cuda_linear` that keeps all multiprocessors at work."""
 
 def cuda_linear_int8(
     ordinal: int,
@@ -533,10 +558,39 @@ def cuda_linear_int8(
     w: _CudaWeight,
     bias: int,
     bias_dtype: int,
+    bias_each: bool,
     out: int,
     out_dtype: int,
 ) -> None:
-    """The same of int8 x under float32 scales of its rows, by exact int32."""
+    """The same of int8 x under float32 scales of its rows, by exact int32. `bias_each`: `bias` is `[m, n]`."""
+
+def cuda_find_outliers(
+    ordinal: int,
+    stream: int,
+    x: int,
+    x_dtype: int,
+    m: int,
+    k: int,
+    threshold: float,
+    flags: int,
+    columns: int,
+    count: int,
+) -> None:
+    """Columns of x with a magnitude of at least `threshold` in a finite row: 1 in `flags` `[k]`, int32 in `columns`, how many."""
+
+def cuda_outlier_products(
+    ordinal: int,
+    stream: int,
+    x: int,
+    x_dtype: int,
+    m: int,
+    columns: tuple[int, int, int, int],
+    w: _CudaWeight,
+    bias: int,
+    bias_dtype: int,
+    out: int,
+) -> None:
+    """float32 `out[m, n] = x[:, listed] @ W[:, listed].T + bias`; `columns`: list, count, weights `[n, count]` or 0, their dtype."""
 
 def cuda_modules() -> list[tuple[str, str, list[str], list[str], bool]]:
     """Of each variant of a source: name, file, options, kernels, whether it needs compute capability 8.0."""

@@ -6,7 +6,7 @@ use crate::arguments::{BFLOAT16, FLOAT16, FLOAT32, ZP_FLOAT16, ZP_NONE, ZP_UINT8
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use rquant::cuda::{self, Device, Dtype, Error, Module, Nvrtc, Output, Rows, Weight, ZeroPoint};
+use rquant::cuda::{self, Columns, Device, Dtype, Error, Module, Nvrtc, Output, Rows, Weight, ZeroPoint};
 use std::path::PathBuf;
 
 fn raised(error: Error) -> PyErr {
@@ -87,6 +87,7 @@ pub(crate) fn cuda_quantize_rows(
     k: usize,
     given: usize,
     given_len: usize,
+    skip: usize,
     codes: usize,
     scale: usize,
 ) -> PyResult<()> {
@@ -96,7 +97,7 @@ pub(crate) fn cuda_quantize_rows(
     let (rows, x_dtype) = (Rows { at: x, m }, dtype(x_dtype)?);
     on_device(py, ordinal, |device| {
         // SAFETY: see `cuda_dequantize`.
-        unsafe { device.quantize_rows(stream, rows, x_dtype, k, (given, given_len), codes, scale) }
+        unsafe { device.quantize_rows(stream, rows, x_dtype, k, (given, given_len), skip, codes, scale) }
     })
 }
 
@@ -117,7 +118,24 @@ pub(crate) fn cuda_bitpack(
 }
 
 #[pyfunction]
-#[pyo3(signature = (ordinal, stream, x, x_dtype, m, w, bias, bias_dtype, out, small=None))]
+pub(crate) fn cuda_gather_rows(
+    py: Python<'_>,
+    ordinal: i32,
+    stream: usize,
+    w: WeightTuple,
+    ids: usize,
+    id_bytes: usize,
+    count: usize,
+    out: usize,
+    out_dtype: u8,
+) -> PyResult<()> {
+    let (w, out_dtype, ids) = (weight(w)?, dtype(out_dtype)?, (ids, id_bytes, count));
+    // SAFETY: see `cuda_dequantize`.
+    on_device(py, ordinal, |device| unsafe { device.gather_rows(stream, &w, ids, out, out_dtype) })
+}
+
+#[pyfunction]
+#[pyo3(signature = (ordinal, stream, x, x_dtype, m, w, bias, bias_dtype, out, small=None, parts=0, count=1))]
 pub(crate) fn cuda_linear(
     py: Python<'_>,
     ordinal: i32,
@@ -130,12 +148,33 @@ pub(crate) fn cuda_linear(
     bias_dtype: u8,
     out: usize,
     small: Option<bool>,
+    parts: usize,
+    count: usize,
 ) -> PyResult<()> {
     let (w, x_dtype, bias_dtype) = (weight(w)?, dtype(x_dtype)?, dtype(bias_dtype)?);
+    let (rows, output) = (Rows { at: x, m }, Output { at: out, bias, bias_dtype });
     on_device(py, ordinal, |device| {
         // SAFETY: see `cuda_dequantize`.
-        unsafe { device.linear(stream, Rows { at: x, m }, x_dtype, &w, Output { at: out, bias, bias_dtype }, small) }
+        unsafe { device.linear(stream, rows, x_dtype, &w, output, small, (parts, count)) }
     })
+}
+
+#[pyfunction]
+#[pyo3(signature = (ordinal, m, x_dtype, n, k, bits, small=None))]
+pub(crate) fn cuda_linear_parts(
+    py: Python<'_>,
+    ordinal: i32,
+    m: usize,
+    x_dtype: u8,
+    n: usize,
+    k: usize,
+    bits: usize,
+    small: Option<bool>,
+) -> PyResult<usize> {
+    let x_dtype = dtype(x_dtype)?;
+    py.detach(|| Device::get(ordinal))
+        .map(|device| device.linear_parts(m, x_dtype, (n, k, bits), small))
+        .map_err(raised)
 }
 
 #[pyfunction]
@@ -149,15 +188,62 @@ pub(crate) fn cuda_linear_int8(
     w: WeightTuple,
     bias: usize,
     bias_dtype: u8,
+    bias_each: bool,
     out: usize,
     out_dtype: u8,
 ) -> PyResult<()> {
     let (w, bias_dtype, out_dtype) = (weight(w)?, dtype(bias_dtype)?, dtype(out_dtype)?);
-    let output = Output { at: out, bias, bias_dtype };
+    let output = (Output { at: out, bias, bias_dtype }, bias_each);
     on_device(py, ordinal, |device| {
         // SAFETY: see `cuda_dequantize`.
         unsafe { device.linear_int8(stream, Rows { at: x, m }, row_scale, &w, output, out_dtype) }
     })
+}
+
+#[pyfunction]
+pub(crate) fn cuda_find_outliers(
+    py: Python<'_>,
+    ordinal: i32,
+    stream: usize,
+    x: usize,
+    x_dtype: u8,
+    m: usize,
+    k: usize,
+    threshold: f32,
+    flags: usize,
+    columns: usize,
+    count: usize,
+) -> PyResult<()> {
+    let (rows, x_dtype) = (Rows { at: x, m }, dtype(x_dtype)?);
+    on_device(py, ordinal, |device| {
+        // SAFETY: see `cuda_dequantize`.
+        unsafe { device.find_outliers(stream, rows, x_dtype, k, threshold, flags, (columns, count)) }
+    })
+}
+
+/// `(list, count, weights, weights_dtype)`.
+type ColumnsTuple = (usize, usize, usize, u8);
+
+#[pyfunction]
+pub(crate) fn cuda_outlier_products(
+    py: Python<'_>,
+    ordinal: i32,
+    stream: usize,
+    x: usize,
+    x_dtype: u8,
+    m: usize,
+    columns: ColumnsTuple,
+    w: WeightTuple,
+    bias: usize,
+    bias_dtype: u8,
+    out: usize,
+) -> PyResult<()> {
+    let (w, x_dtype, bias_dtype) = (weight(w)?, dtype(x_dtype)?, dtype(bias_dtype)?);
+    let (list, count, weights, weights_dtype) = columns;
+    let columns = Columns { list, count, weights, weights_dtype: dtype(weights_dtype)? };
+    let (rows, output) = (Rows { at: x, m }, Output { at: out, bias, bias_dtype });
+    // SAFETY: see `cuda_dequantize`.
+    on_device(py, ordinal, |device| unsafe { device.outlier_products(stream, rows, x_dtype, columns, &w, output) })
 }
 
 fn module(name: &str) -> PyResult<Module> {

@@ -15,6 +15,6 @@ mod nvrtc;
 pub use cache::precompile;
 pub use device::{Device, configure, driver_present};
 pub use error::{Error, Result};
-pub use launch::{Dtype, Output, Rows, Stream, Weight, ZeroPoint};
+pub use launch::{Columns, Dtype, Output, Rows, Stream, Weight, ZeroPoint};
 pub use modules::Module;
 pub use nvrtc::{Cubin, Nvrtc};

@@ -1,9 +1,13 @@
 //! The sources, and what they are compiled to: one module for each variant, compiled when first used.
 
-const HEADERS: [(&str, &str); 3] = [
+const HEADERS: [(&str, &str); 7] = [
     ("common.cuh", include_str!("../../../cuda/common.cuh")),
     ("weights.cuh", include_str!("../../../cuda/weights.cuh")),
     ("tile.cuh", include_str!("../../../cuda/tile.cuh")),
+    ("small.cuh", include_str!("../../../cuda/small.cuh")),
+    ("split.cuh", include_str!("../../../cuda/split.cuh")),
+    ("integer.cuh", include_str!("../../../cuda/integer.cuh")),
+    ("row.cuh", include_str!("../../../cuda/row.cuh")),
 ];
 
 /// A variant of a source: the bits of a weight's codes, the type of activations, whether sums of activations are needed.
@@ -30,14 +34,20 @@ pub(super) const FLOAT8: [usize; 2] = [43, 52];
 impl Module {
     /// All there are.
     pub fn all() -> Vec<Self> {
-        let mut all = vec![Self::quantize_rows()];
+        let mut all = vec![Self::quantize_rows(), Self::outliers(), Self::add_parts()];
         for bits in BITS {
-            all.extend([Self::dequantize(bits), Self::bitpack(bits), Self::linear_int8(bits, false)]);
+            all.extend([
+                Self::dequantize(bits),
+                Self::bitpack(bits),
+                Self::linear_simt(bits),
+                Self::outlier_products(bits),
+            ]);
+            all.extend([Self::linear_int8(bits, false), Self::linear_int8_small(bits, false)]);
             for half in [Half::F16, Half::Bf16] {
                 all.extend([Self::linear_small(bits, half), Self::linear_tiled(bits, half)]);
             }
         }
-        all.push(Self::linear_int8(8, true));
+        all.extend([Self::linear_int8(8, true), Self::linear_int8_small(8, true)]);
         all.extend(FLOAT8.map(Self::dequantize));
         all
     }
@@ -48,6 +58,22 @@ impl Module {
 
     pub(super) const fn quantize_rows() -> Self {
         Self::of("quantize_rows", 0, None, false)
+    }
+
+    pub(super) const fn outliers() -> Self {
+        Self::of("outliers", 0, None, false)
+    }
+
+    pub(super) const fn add_parts() -> Self {
+        Self::of("add_parts", 0, None, false)
+    }
+
+    pub(super) const fn outlier_products(bits: usize) -> Self {
+        Self::of("outlier_products", bits, None, false)
+    }
+
+    pub(super) const fn linear_simt(bits: usize) -> Self {
+        Self::of("linear_simt", bits, None, false)
     }
 
     pub(super) const fn dequantize(bits: usize) -> Self {
@@ -69,6 +95,11 @@ impl Module {
     /// Only int8 codes need no sums where there are no zero points.
     pub(super) const fn linear_int8(bits: usize, symmetric: bool) -> Self {
         Self::of("linear_int8", bits, None, symmetric && bits == 8)
+    }
+
+    /// Likewise.
+    pub(super) const fn linear_int8_small(bits: usize, symmetric: bool) -> Self {
+        Self::of("linear_int8_small", bits, None, symmetric && bits == 8)
     }
 
     /// What follows the names of its kernels.
@@ -95,6 +126,9 @@ impl Module {
     pub fn kernels(&self) -> Vec<String> {
         let bare: &[&str] = match self.source {
             "bitpack" => &["pack_codes", "unpack_codes"],
+            "dequantize" => &["dequantize", "gather_rows"],
+            "outliers" => &["mark_outliers", "list_outliers"],
+            "linear_simt" => &["linear_simt_f32", "linear_simt_f16", "linear_simt_bf16"],
             "linear_tiled" => &["linear_tiled16", "linear_tiled64"],
             "linear_int8" => &["linear_int8_tiled16", "linear_int8_tiled64"],
             one => &[one],
@@ -113,7 +147,7 @@ impl Module {
         if let Some(half) = self.half {
             defines.push(format!("-DHALF={}", if half == Half::F16 { "Half" } else { "Brain" }));
         }
-        if self.source == "linear_int8" {
+        if self.source.starts_with("linear_int8") {
             defines.push(format!("-DCODE_SUMS={}", u8::from(!self.symmetric)));
         }
         defines
@@ -121,7 +155,7 @@ impl Module {
 
     /// Whether it uses what compute capability 7.5 lacks: asynchronous copies, products of bfloat16.
     pub fn needs_ampere(&self) -> bool {
-        self.source.starts_with("linear")
+        self.source.starts_with("linear") && self.source != "linear_simt"
     }
 
     /// The text of the source.
@@ -130,6 +164,11 @@ impl Module {
             "quantize_rows" => include_str!("../../../cuda/quantize_rows.cu"),
             "dequantize" => include_str!("../../../cuda/dequantize.cu"),
             "bitpack" => include_str!("../../../cuda/bitpack.cu"),
+            "add_parts" => include_str!("../../../cuda/add_parts.cu"),
+            "outliers" => include_str!("../../../cuda/outliers.cu"),
+            "outlier_products" => include_str!("../../../cuda/outlier_products.cu"),
+            "linear_simt" => include_str!("../../../cuda/linear_simt.cu"),
+            "linear_int8_small" => include_str!("../../../cuda/linear_int8_small.cu"),
             "linear_small" => include_str!("../../../cuda/linear_small.cu"),
             "linear_tiled" => include_str!("../../../cuda/linear_tiled.cu"),
             _ => include_str!("../../../cuda/linear_int8.cu"),
