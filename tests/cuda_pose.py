@@ -7,8 +7,8 @@ import far_device
 import torch
 from torch.utils._pytree import tree_map_only
 
-from rquant import _ops  # noqa: F401 (registers ops)
-from rquant._backends import cuda, cuda_outliers
+from rquant import _static_ops  # noqa: F401 (registers ops)
+from rquant._backends import cuda, cuda_outliers, cuda_static
 
 
 def names():
@@ -20,7 +20,8 @@ def names():
 def kernel_of(name):
     """The Python function that is the op's CUDA kernel."""
     bare = name.removeprefix("rquant::")
-    return getattr(cuda_outliers if "outliers" in bare else cuda, bare)
+    where = cuda_outliers if "outliers" in bare else cuda_static if bare.endswith("_static") else cuda
+    return getattr(where, bare)
 
 
 def install():

@@ -124,3 +124,35 @@ for there, here in (("cpu", "far"), ("far", "cpu")):
     else:
         raise AssertionError(f"x on {here}, weight on {there}: accepted")
 """)
+
+
+def test_calibrated_models_on_the_device_give_the_same_codes():
+    """Convolutions, residual sums and pools hand codes to one another there too; a convolution's dynamic int8 as well."""
+    run("""
+warnings.simplefilter("ignore")
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.pool, self.head, self.last = nn.AdaptiveAvgPool2d(3), nn.Linear(72, 24), nn.Linear(24, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        x = x + self.second(x)
+        return self.last(torch.relu(self.head(self.pool(x).flatten(1))))
+
+for weights, calibrated in (("int8", True), ("int4", True), ("int8", False)):
+    net, x = Net().eval(), torch.randn(2, 3, 9, 9)
+    rquant.quantize(net, weights, "int8", include="*")
+    if calibrated:
+        with rquant.Calibration():
+            net(x)
+    far = copy.deepcopy(net).to("far")
+    for freeze in (False, True):
+        if freeze:
+            rquant.freeze(net), rquant.freeze(far)
+            assert set(far.first.held) >= {"weight_packed", "weight_scale"}
+        with torch.no_grad():
+            torch.testing.assert_close(far(x.to("far")).cpu(), net(x), rtol=1e-5, atol=1e-5)
+""")

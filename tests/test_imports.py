@@ -51,7 +51,7 @@ PYTHON = {
     "checkpoint": {"safetensors_header"},
     "_native_elementwise": {"_rquant", "_threads"},
     "_native_launch": {"_rquant"},
-    "cuda": {"_rquant", "progress"},
+    "cuda": {"_native", "_native_cuda", "_rquant", "atomic", "progress", "table"},
     "info": {"_rquant", "_threads", "cuda", "qtypes"},
     "_native_observe": {"_native", "_rquant", "_threads"},
     "_native_static": {"_native", "_rquant", "_threads"},

@@ -36,9 +36,13 @@ def calls():
     fused = (codes(3, 5, 12), *z, 0.0, 6.0, *out, None)
     yield "linear_static", (row, *a, panels, torch.randn(12), 12, *fused)
     yield "linear_static", (row, *a, panels, None, 12, *NONE)
+    *weight, _, kind, group = optimize.by_arguments(torch.randn(12, 32), 4, 7, False, "minmax")
+    yield "linear_canonical_static", (row, *a, *weight, kind, group, torch.randn(12), *fused)
     kernels, _ = packed(6, 2 * 3 * 4, 4, 5, False)
     shape = ((2, 3), (2, 1), (1, 0, 0, 2), (1, 2), 2, False, (0, 0))
     yield "conv_static", (image, *a, kernels, torch.randn(6), 6, *shape, *NONE)
+    *weight, _, kind, group = optimize.by_arguments(torch.randn(6, 2 * 3 * 4), 4, 5, False, "minmax")
+    yield "conv_canonical_static", (image, *a, *weight, kind, group, torch.randn(6), 6, *shape, *NONE)
     each = torch.tensor([0.05, 0.1])
     yield "conv_static", (image, each, a[1], kernels, None, 6, *shape, *NONE[:5], *out, None)
     flipped = ((2, 3), (2, 1), (1, 0, 1, 0), (1, 2), 2, True, (1, 0))
@@ -80,11 +84,32 @@ def test_every_op_passes_opcheck():
 
 def test_the_kernels_give_the_references_integers():
     for name, arguments in calls():
+        if "canonical" in name:  # the same function; compared with panels' below
+            continue
         got, want = getattr(_static_ops, name)(*arguments), getattr(static_reference, name)(*arguments)
         for one, other in zip(*((t if isinstance(t, tuple) else (t,)) for t in (got, want)), strict=True):
             assert one.dtype == other.dtype
             assert one.shape == other.shape
             assert torch.equal(one, other), name
+
+
+def test_a_canonical_weight_gives_what_its_panels_give():
+    seen = set()
+    for name, arguments in calls():
+        if "canonical" in name:
+            seen.add(name)
+            x, scale, zero, *rest = arguments
+            codes, scales, zeros, kind, group, bias, *others = rest
+            cols = codes.shape[1] * 8 // kind if x.dim() == 4 else x.shape[-1]
+            panels = _native.pack(_native.QMatrix(codes, scales, zeros, cols, kind, group))
+            n = [] if x.dim() == 4 else [codes.shape[0]]
+            want = getattr(_static_ops, name.replace("_canonical", ""))(
+                x, scale, zero, panels, bias, *n, *others
+            )
+            got = getattr(_static_ops, name)(x, scale, zero, *rest)
+            assert got.dtype == want.dtype
+            assert torch.equal(got, want)
+    assert seen == {"linear_canonical_static", "conv_canonical_static"}
 
 
 @pytest.mark.parametrize(("groups", "transposed"), [(1, False), (2, False), (8, False), (1, True), (2, True)])

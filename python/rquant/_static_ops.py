@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._backends import static_cpu
+from ._backends import cuda_static, static_canonical, static_cpu
 from ._backends import static_elementwise as elementwise
 from ._backends import static_reference as reference
-from ._ops import define, define_native
+from ._ops import _WEIGHT, define, define_native
 
 INF = math.inf
 _QPARAMS = "Tensor out_scale, Tensor out_zero"
@@ -130,12 +130,30 @@ define_native(
     on_cpu=static_cpu.linear_static,
     elsewhere=reference.linear_static,
 )
+define(
+    "linear_canonical_static",
+    f"(Tensor x, Tensor x_scale, Tensor x_zero, {_WEIGHT}, int kind, int group_size, Tensor? bias, {_EPILOGUE}) -> Tensor",
+    lambda x, x_scale, x_zero, codes, scale, zero, kind, group, bias, *rest: _linear_shape(
+        x, x_scale, x_zero, codes, bias, codes.shape[0], *rest
+    ),
+    on_cuda=cuda_static.linear_canonical_static,
+    elsewhere=static_canonical.linear_canonical_static,
+)
 define_native(
     "conv_static",
     f"(Tensor x, Tensor x_scale, Tensor x_zero, Tensor panels, Tensor? bias, int out_channels, {_CONV}, {_EPILOGUE}) -> Tensor",
     _conv_shape,
     on_cpu=static_cpu.conv_static,
     elsewhere=reference.conv_static,
+)
+define(
+    "conv_canonical_static",
+    f"(Tensor x, Tensor x_scale, Tensor x_zero, {_WEIGHT}, int kind, int group_size, Tensor? bias, int out_channels, "
+    f"{_CONV}, {_EPILOGUE}) -> Tensor",
+    lambda x, x_scale, x_zero, codes, scale, zero, kind, group, *rest: _conv_shape(
+        x, x_scale, x_zero, codes, *rest
+    ),
+    elsewhere=static_canonical.conv_canonical_static,
 )
 define(
     "conv_fixed_static",
@@ -224,6 +242,8 @@ dequantize_static = torch.ops.rquant.dequantize_static.default
 fake_quantize_static = torch.ops.rquant.fake_quantize_static.default
 inside_range_static = torch.ops.rquant.inside_range_static.default
 linear_static = torch.ops.rquant.linear_static.default
+linear_canonical_static = torch.ops.rquant.linear_canonical_static.default
+conv_canonical_static = torch.ops.rquant.conv_canonical_static.default
 conv_static = torch.ops.rquant.conv_static.default
 conv_fixed_static = torch.ops.rquant.conv_fixed_static.default
 add_static = torch.ops.rquant.add_static.default

@@ -35,7 +35,7 @@ def dequantize_canonical(
         if ready():
             tell("dequantize_canonical", *_unreadable(q, dtype))
         return reference.dequantize_canonical(*q, dtype)
-    return routes.dequantize(_plain(q), dtype)
+    return routes.dequantize(routes.plain(q), dtype)
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ def linear_canonical(
         return reference.linear_canonical(
             x, codes, scale, zero_point, bias, in_features, kind, group_size, integer, scale_of_x
         )
-    rows, q = _native_cuda.aligned(x.reshape(-1, in_features)), _plain(q)
+    rows, q = _native_cuda.aligned(x.reshape(-1, in_features)), routes.plain(q)
     bias = None if bias is None else bias.contiguous()
     out = _integer(rows, q, bias, scale_of_x) if integer else _float(rows, q, bias)
     return out.reshape(*x.shape[:-1], codes.shape[0])
@@ -88,12 +88,16 @@ def _float(rows: Tensor, q: QMatrix, bias: Tensor | None) -> Tensor:
 
 
 def _integer(rows: Tensor, q: QMatrix, bias: Tensor | None, scale: Tensor | None) -> Tensor:
-    index, _ = _native_cuda.place(rows)
-    route = "integer" if has_tensor_cores(index) else "int_mm"
-    if route == "integer" and routes.takes_int_mm(rows.shape[0], q):
-        route = _route(index, "int8", q, rows.shape[0])
     codes, row_scale = _quantize_rows(rows, scale)
-    return routes.linear_int8(route, codes, row_scale, q, bias, rows.dtype)
+    return routes.linear_int8(integer_route(codes, q), codes, row_scale, q, bias, rows.dtype)
+
+
+def integer_route(codes: Tensor, q: QMatrix) -> str:
+    """The way of int8 `[m, k]` and a weight of which `multiplies_integers`."""
+    index, _ = _native_cuda.place(codes)
+    if not has_tensor_cores(index):
+        return "int_mm"
+    return _route(index, "int8", q, codes.shape[0]) if routes.takes_int_mm(codes.shape[0], q) else "integer"
 
 
 def _route(index: int, arithmetic: str, q: QMatrix, rows: int) -> str:
@@ -103,16 +107,12 @@ def _route(index: int, arithmetic: str, q: QMatrix, rows: int) -> str:
 
 def _multiplied(q: QMatrix, x: Tensor, integer: bool) -> bool:
     """Whether some route multiplies by a readable weight; says once why a product is not of the fast ones."""
-    index, _ = _native_cuda.place(x)
-    kernels = routes.has_kernels(q, index)
     if integer:
-        fits = (kernels and routes.sums_fit(q)) or routes.takes_int_mm(x.numel() // q.cols, q)
-        if not fits:
-            tell("linear_canonical", *_without_kernel(q, index))
-        return fits
+        return multiplies_integers("linear_canonical", q, x)
     if q.kind in _FLOAT8:
         return True  # a type of which only the storage is promised to be small
-    if not kernels:
+    index, _ = _native_cuda.place(x)
+    if not routes.has_kernels(q, index):
         tell("linear_canonical", *_without_kernel(q, index))
     elif x.dtype == torch.float32:
         tell(
@@ -121,6 +121,16 @@ def _multiplied(q: QMatrix, x: Tensor, integer: bool) -> bool:
             "use model.half() or model.bfloat16(), or activations='int8', which takes float32 too",
         )
     return True
+
+
+def multiplies_integers(op: str, q: QMatrix, x: Tensor) -> bool:
+    """Whether int8 rows of x's shape are multiplied by this weight exactly; says once why they are not."""
+    index, _ = _native_cuda.place(x)
+    kernels = routes.has_kernels(q, index) and routes.sums_fit(q)
+    fits = kernels or routes.takes_int_mm(x.numel() // q.cols, q)
+    if not fits:
+        tell(op, *_without_kernel(q, index))
+    return fits
 
 
 def _without_kernel(q: QMatrix, index: int) -> tuple[str, str]:
@@ -148,12 +158,6 @@ def _unreadable(q: QMatrix, dtype: torch.dtype) -> tuple[str, str]:
     if not _readable(q):
         return f"kernels do not know codes of kind {q.kind}", "use int8, int4, int2 or float8"
     return f"kernels know float32, float16 and bfloat16, not {dtype}", "use model.half() or model.bfloat16()"
-
-
-def _plain(q: QMatrix) -> QMatrix:
-    """As kernels read it: itself, unless it is made of views."""
-    q = q.map(lambda t: t.contiguous())
-    return q._replace(codes=_native_cuda.aligned(q.codes))
 
 
 def linear_unfrozen(

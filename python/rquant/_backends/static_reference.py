@@ -115,8 +115,8 @@ def _epilogue(
     of its ends. NaN, as of a sample whose scale is none, becomes the lower end.
     """
     x_scale = x_scale.reshape(-1, *[1] * (parts[0].sums.dim() - 1))
-    bias = torch.zeros(1) if bias is None else bias.float()
-    bias = bias.to(x_scale.device).reshape(-1, *[1] * (parts[0].sums.dim() - 2))
+    bias = x_scale.new_zeros(1) if bias is None else bias.float()
+    bias = bias.reshape(-1, *[1] * (parts[0].sums.dim() - 2))
     if out_scale is None or out_zero is None:
         v = fma(_weighted(parts), x_scale, bias)
         return _add(v, addend, addend_scale, addend_zero).clamp(lo, hi).to(dtype)
@@ -126,12 +126,12 @@ def _epilogue(
     else:
         v = fma(_weighted(parts), factor, bias)
     v = _add(v, addend, None if addend_scale is None else addend_scale / out_scale, addend_zero)
-    return _to_codes(v, lo, hi, out_scale, out_zero)
+    return to_codes(v, lo, hi, out_scale, out_zero)
 
 
-def _to_codes(v: Tensor, lo: float, hi: float, scale: Tensor, zero: Tensor) -> Tensor:
+def to_codes(v: Tensor, lo: float, hi: float, scale: Tensor, zero: Tensor) -> Tensor:
     """Codes of values in their own steps: `clip(round_half_even(v) + zero, encode(lo), encode(hi))`; NaN is the lower end."""
-    least, most = (encode(v.new_tensor(end), scale, zero).float() for end in (lo, hi))
+    least, most = (encode(v.new_full((), end), scale, zero).float() for end in (lo, hi))
     q = v.round() + zero
     return torch.where(q.isnan(), least, q).clamp(least, most).to(torch.int8)
 
@@ -143,19 +143,32 @@ def _products(q: QMatrix, multiply: Callable[[Tensor], Tensor]) -> list[_Part]:
     size = max(q.cols, 1) if q.group_size == -1 else q.group_size
     parts = []
     for g in range(q.scale.shape[1]):
-        part = torch.zeros_like(whole)
-        part[:, g * size : (g + 1) * size] = whole[:, g * size : (g + 1) * size]
+        first, last = g * size, min((g + 1) * size, q.cols)
+        part = functional.pad(whole[:, first:last], (first, q.cols - last))
         sums = multiply(part).float()
         parts.append(_Part(sums, q.scale[:, g].float().reshape(-1, *[1] * (sums.dim() - 2))))
     return parts
 
 
+def _matrix(weight: Tensor | QMatrix, x: Tensor) -> QMatrix:
+    """A weight of the ops, panels or canonical, in canonical form on x's device."""
+    if isinstance(weight, QMatrix):
+        return weight
+    return _native.unpack(weight.cpu()).map(lambda t: t.to(x.device))
+
+
 def linear_static(
-    x: Tensor, x_scale: Tensor, x_zero: Tensor, panels: Tensor, bias: Tensor | None, n: int, *epilogue: object
+    x: Tensor,
+    x_scale: Tensor,
+    x_zero: Tensor,
+    panels: Tensor | QMatrix,
+    bias: Tensor | None,
+    n: int,
+    *epilogue: object,
 ) -> Tensor:
     """Codes `[..., k]` times a packed weight `[n, k]`; the epilogue's arguments as `conv_static`'s."""
     a = (x.double() - x_zero.double()).reshape(-1, x.shape[-1])
-    parts = _products(_native.unpack(panels.cpu()).map(lambda t: t.to(x.device)), lambda w: a @ w.T)
+    parts = _products(_matrix(panels, x), lambda w: a @ w.T)
     addend, *rest = epilogue
     flat = addend.reshape(-1, n) if isinstance(addend, Tensor) else None
     return _epilogue(parts, x_scale, bias, flat, *rest).reshape(*x.shape[:-1], n)  # type: ignore[arg-type]
@@ -165,7 +178,7 @@ def conv_static(
     x: Tensor,
     x_scale: Tensor,
     x_zero: Tensor,
-    panels: Tensor,
+    panels: Tensor | QMatrix,
     bias: Tensor | None,
     out_channels: int,
     kernel: Sequence[int],
@@ -185,7 +198,7 @@ def conv_static(
     """
     shape = (kernel, stride, padding, dilation, groups, transposed, output_padding)
     multiply = _convolution(x.double() - x_zero.double(), out_channels, *shape)
-    parts = _products(_native.unpack(panels.cpu()).map(lambda t: t.to(x.device)), multiply)
+    parts = _products(_matrix(panels, x), multiply)
     out = _epilogue(parts, x_scale, bias, *epilogue)  # type: ignore[arg-type]
     return out.contiguous(memory_format=torch.channels_last)
 
@@ -228,7 +241,7 @@ def conv_fixed_static(
     `bias`, `multiplier` and `shift` (1 to 62) are int32, one a channel; the exact product is rounded once, half to even. The
     weight has one scale a channel, which the multipliers hold, as they do that of x.
     """
-    q = _native.unpack(panels.cpu()).map(lambda t: t.to(x.device))
+    q = _matrix(panels, x)
     whole = unpack_codes(q.codes, q.cols, q.kind).double() - zeros_of(q.scale, q.zero_point, q.kind).double()
     shape = (kernel, stride, padding, dilation, groups, transposed, output_padding)
     total = _convolution(x.double() - x_zero.double(), out_channels, *shape)(whole).long()
@@ -268,11 +281,13 @@ def concat_static(
 ) -> Tensor:  # fmt: skip
     """Codes of all of `xs` under one scale and zero point, side by side along `dim`; images in channels-last memory."""
     parts = [
-        x
-        if torch.equal(s, out_scale) and torch.equal(z, out_zero)
-        else requantize_static(x, s, z, -math.inf, math.inf, out_scale, out_zero)
+        torch.where(
+            (s == out_scale) & (z == out_zero),
+            x,
+            requantize_static(x, s, z, -math.inf, math.inf, out_scale, out_zero),
+        )
         for x, s, z in zip(xs, scales, zeros, strict=True)
-    ]  # fmt: skip
+    ]
     whole = torch.cat(parts, dim)
     return whole.contiguous(
         memory_format=torch.channels_last if whole.dim() == 4 else torch.contiguous_format
@@ -333,9 +348,11 @@ def adaptive_avg_pool_static(
         ],
         -2,
     )
-    count = torch.tensor(
-        [[(bottom - top) * (right - left) for left, right in cols] for top, bottom in rows], device=x.device
+    high, wide = (
+        torch.cat([x.new_full((1,), end - start, dtype=torch.float32) for start, end in places])
+        for places in (rows, cols)
     )
+    count = high.unsqueeze(-1) * wide
     return _mean(total, count, scale, out_scale, out_zero)
 
 

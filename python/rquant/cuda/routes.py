@@ -20,6 +20,12 @@ def whole_rows(q: QMatrix) -> bool:
     return not 0 < q.group_size < q.cols
 
 
+def plain(q: QMatrix) -> QMatrix:
+    """As kernels read it: its own tensors, unless they are views."""
+    zero = None if q.zero_point is None else q.zero_point.contiguous()
+    return QMatrix(_native_cuda.aligned(q.codes), q.scale.contiguous(), zero, q.cols, q.kind, q.group_size)
+
+
 def has_kernels(q: QMatrix, index: int) -> bool:
     """Whether there are kernels for products with this weight on device `index`."""
     return q.kind in INTEGERS and (q.group_size % 32 == 0 or whole_rows(q)) and has_tensor_cores(index)

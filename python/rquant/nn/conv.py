@@ -222,9 +222,12 @@ class _Conv(StaticInput, PackedWeight):
         x = (x.unsqueeze(2) if flat else x).contiguous(memory_format=torch.channels_last)
         if added is not None:
             added = (added.unsqueeze(2) if flat else added).contiguous(memory_format=torch.channels_last)
-        out = _static_ops.conv_static(
-            x, scale, zero, self.panels(), self.float_bias(), self.out_channels, *self._geometry(), added, *rest
-        )  # fmt: skip
+        tail = (self.float_bias(), self.out_channels, *self._geometry(), added, *rest)
+        if x.device.type == "cpu":
+            out = _static_ops.conv_static(x, scale, zero, self.panels(), *tail)
+        else:
+            *weight, _, kind, group_size = self.matrix()
+            out = _static_ops.conv_canonical_static(x, scale, zero, *weight, kind, group_size, *tail)
         return out.squeeze(2) if flat else out  # type: ignore[no-any-return]
 
     def product(

@@ -233,6 +233,11 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
             if out is not None:
                 return out
         rest = epilogue(addend, lo, hi, to, dtype)
+        if codes.device.type != "cpu":
+            *weight, _, kind, group_size = self.matrix()
+            return _static_ops.linear_canonical_static(  # type: ignore[no-any-return]
+                codes, x.scale, x.zero, *weight, kind, group_size, bias, *rest
+            )
         return _static_ops.linear_static(  # type: ignore[no-any-return]
             codes, x.scale, x.zero, self.panels(), bias, self.out_features, *rest
         )

@@ -95,6 +95,10 @@ class PackedWeight(nn.Module):
         q = self.canonical() if self.frozen else storage.quantize(self.float_matrix(), self.scheme)
         return storage.hold(q.map(lambda t: t.to(cpu)), cpu, self.panel_groups)[storage.PANELS]
 
+    def matrix(self) -> QMatrix:
+        """The weight in canonical form where the layer is: held, if it is frozen and not on the CPU; else quantized anew."""
+        return self.canonical() if self.frozen else storage.quantize(self.float_matrix(), self.scheme)
+
     def float_matrix(self) -> Tensor:
         """The float weight `[n, k]` that is rounded, with a BatchNorm folded into it that trains inside the layer."""
         matrix = self.matrix_of(self, self._parameters["weight"])  # type: ignore[arg-type]
