@@ -233,6 +233,20 @@ for model in models:
     for rows in (1, 9, 40, 150):
         model(torch.arange(10).repeat(15)[:rows].to("far"))
     assert state()[1] == 0x1001
+
+_native_cuda.place = lambda tensor: (0, 0)
+static = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
+rquant.quantize(static, "int2", "int8")
+with rquant.Calibration():
+    static(torch.randn(9, 32))
+rquant.freeze(static)
+static.to("far")
+before = launches()
+warmup(static)
+_native_cuda.place = lambda tensor: (0, 0x1001)
+for rows in (1, 9, 40):
+    static(torch.randn(rows, 32).to("far")).cpu()
+assert launches() > before
 """,
         cuda_driver,
         cubins,

@@ -46,7 +46,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _quantize_rows(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-    return routes.quantize_rows(x.contiguous(), None if scale is None else scale.contiguous())
+    return routes.quantize_rows(_native_cuda.aligned(x), None if scale is None else scale.contiguous())
 
 
 def linear_canonical(

@@ -21,33 +21,38 @@ def warmup(model: Any) -> int:
     done: set[object] = set()
     count = 0
     with torch.no_grad():
-        for layer in model.modules():
-            if (
-                not getattr(layer, "frozen", False)
-                or layer.compute_like.device.type in ("cpu", "meta")
-                or not ready()
-            ):
-                continue
-            like = layer.compute_like
-            multiplies, read = hasattr(layer, "multiply"), hasattr(layer, "rows")
-            if not (multiplies or read) or layer.scheme.qtype.is_cast or (kind := _kind(layer)) in done:
+        for layer in filter(_runs_kernels, model.modules()):
+            like, kind = layer.compute_like, _kind(layer)
+            if kind in done:
                 continue
             done.add(kind)
-            if read:
+            if hasattr(layer, "rows"):  # an embedding
                 layer.rows(torch.zeros(1, dtype=torch.int64, device=like.device))
                 count += 1
                 continue
             for rows in _rows(layer):
-                layer.multiply(like.new_zeros(rows, layer.in_features), None)
+                layer(
+                    like.new_zeros(rows, layer.in_features)
+                ).float()  # a calibrated one computes when it is read
                 count += 1
     return count
+
+
+def _runs_kernels(layer: Any) -> bool:
+    """Whether it is a frozen linear layer or embedding of ours, on a device with kernels."""
+    like = getattr(layer, "compute_like", None)
+    if like is None or not layer.frozen:
+        return False
+    known = hasattr(layer, "in_features") or hasattr(layer, "rows")
+    return known and like.device.type not in ("cpu", "meta") and not layer.scheme.qtype.is_cast and ready()
 
 
 def _kind(layer: Any) -> object:
     q = layer.canonical()
     return (
         type(layer), q.codes.device, q.kind, q.group_size, q.scale.dtype, q.zero_point is None,
-        layer.compute_like.dtype, getattr(layer, "activations", None), str(getattr(layer, "outliers", None)),
+        layer.compute_like.dtype, getattr(layer, "activations", None), getattr(layer, "calibrated", None),
+        str(getattr(layer, "outliers", None)),
     )  # fmt: skip
 
 

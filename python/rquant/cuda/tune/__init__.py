@@ -1,5 +1,6 @@
 """Measuring, on the device at hand, which route a product should take for how many rows of x."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -62,7 +63,8 @@ def tune(
     index, _ = _native_cuda.place(torch.empty(0, device=device))
     timer = timer or GraphTimer()
     wanted = list(itertools.product(arithmetics, bits, group_sizes, shapes))
-    with torch.no_grad():
+    current = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with torch.no_grad(), current:
         cells = [
             measure(arithmetic, code_bits, group, shape, rows, device, index, timer)
             for arithmetic, code_bits, group, shape in each(wanted, "weights")
