@@ -226,6 +226,31 @@ assert not routes.takes_int_mm(20, wide) and not routes.takes_int_mm(20, _native
     )
 
 
+@needs_compiler
+def test_the_command_shows_what_it_found(cuda_driver, tmp_path):
+    """Of this device alone, with the clock of the test in the place of the device's."""
+    said = cuda_emulator.run(
+        TUNED
+        + """
+from rquant.cuda import timing
+from rquant.cuda.tune.__main__ import main
+timing.GraphTimer = lambda: clock
+assert main(["--device", "cpu", "--shape", "40x64", "--bits", "4", "--group-size", "-1", "--rows", "24", "1", "8"]) == 0
+""",
+        cuda_driver,
+        tmp_path,
+    )
+    rows = [line.split("  ") for line in said.splitlines()]
+    assert [part.strip() for part in rows[2] if part] == [
+        "float16",
+        "int4",
+        "row",
+        "40x64",
+        "small to 1, tiled to 8, dequantize",
+    ]
+    assert said.splitlines()[-1] == f"kept in {tmp_path}"
+
+
 def test_without_a_device_there_is_nothing_to_tune(capsys):
     from rquant.cuda.tune.__main__ import main
 

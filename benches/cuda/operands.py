@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ def forms(groups: tuple[int, ...], zeros: tuple[str, ...]) -> Iterator[Form]:
     return itertools.starmap(Form, itertools.product((8, 4, 2), groups, zeros))
 
 
+@lru_cache(maxsize=4)  # a sweep asks for one form and shape many times in a row
 def weight(form: Form, n: int, k: int, device: torch.device, seed: int) -> QMatrix:
     """A random weight `[n, k]`, every code of the type in it."""
     generator = torch.Generator().manual_seed(seed)

@@ -40,9 +40,11 @@ def dequantize_canonical(
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """int8 codes `[m, k]` and float32 scale `[m]` of activations."""
-    if not ready() or not _native_cuda.is_float(x.dtype):
-        return reference.quantize_rows(x)
-    return _quantize_rows(x, None)
+    if ready() and _native_cuda.is_float(x.dtype):
+        return _quantize_rows(x, None)
+    if ready():
+        tell("quantize_rows", *_unknown(x.dtype))
+    return reference.quantize_rows(x)
 
 
 def _quantize_rows(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -157,6 +159,10 @@ def _readable(q: QMatrix) -> bool:
 def _unreadable(q: QMatrix, dtype: torch.dtype) -> tuple[str, str]:
     if not _readable(q):
         return f"kernels do not know codes of kind {q.kind}", "use int8, int4, int2 or float8"
+    return _unknown(dtype)
+
+
+def _unknown(dtype: torch.dtype) -> tuple[str, str]:
     return f"kernels know float32, float16 and bfloat16, not {dtype}", "use model.half() or model.bfloat16()"
 
 

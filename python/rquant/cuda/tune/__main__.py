@@ -5,7 +5,7 @@ import sys
 
 from ...table import text_table
 from .. import table
-from ..driver import device_name
+from ..compiler import cache_folder
 from . import BITS, GROUP_SIZES, ROWS, SHAPES, tune
 
 
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     print(shown(found))
-    print(f"kept in {table.path_of(device_name(_index(options.device)))}")
+    print(f"kept in {cache_folder()}")
     return 0
 
 
@@ -54,13 +54,6 @@ def _shape(text: str) -> tuple[int, int]:
     if not (x and n.isdecimal() and k.isdecimal() and int(n) and int(k)):
         raise ValueError(f"--shape: expected sizes as in 4096x4096, got {text!r}")
     return int(n), int(k)
-
-
-def _index(device: str | None) -> int:
-    import torch
-
-    given = None if device is None else torch.device(device).index
-    return torch.cuda.current_device() if given is None else given
 
 
 if __name__ == "__main__":
