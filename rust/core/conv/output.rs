@@ -336,8 +336,11 @@ impl TileRows {
             factors => range.clone().map(|row| factors[row / places]).collect(),
         };
         // divisions would show where k is short
-        let at: Vec<usize> =
-            if phase.is_whole() { range.map(|row| row * sink.channels).collect() } else { range.map(row).collect() };
+        if phase.is_whole() {
+            let last = range.end.saturating_sub(1) * sink.channels;
+            return Self { at: range.map(|row| row * sink.channels).collect(), last, factors };
+        }
+        let at: Vec<usize> = range.map(row).collect();
         Self { last: at.iter().copied().max().unwrap_or(0), at, factors }
     }
 

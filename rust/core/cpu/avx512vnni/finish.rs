@@ -33,7 +33,7 @@ fn finish<const V: usize>(acc: &[i32], t: Tile, steps: Steps, mut out: Rows<u8>)
             let (r, j) = Encoder::<V>::place(i);
             c[i] = load_i32(&acc[r.min(acc.len() - 1)][j]);
         }
-        encoder.write(c, group * Encoder::<V>::ROWS, &mut out);
+        write_codes!(encoder, c, group * Encoder::<V>::ROWS, &mut out);
     }
 }
 
@@ -70,11 +70,26 @@ impl Packer {
     }
 }
 
+/// The sums of rows `$first..$first + ROWS`, as [`Encoder::place`] says, to their codes; those of rows after the last may be
+/// anything. A macro: LLVM would rather call this, with all sums of a tile in memory meanwhile.
+macro_rules! write_codes {
+    ($encoder:ident, $sums:expr, $first:expr, $out:expr) => {
+        let out: &mut Rows<u8> = $out;
+        let at: [usize; 4] = out.offsets($first);
+        let mut values = $encoder.values($sums);
+        if $encoder.addend.is_some() {
+            values = $encoder.added(values, at);
+        }
+        $encoder.store($encoder.codes(values), at, out);
+    };
+}
+pub(super) use write_codes;
+
 /// What encoding takes of a tile of `V` strips whose first column is an output, and whose rows have no factors.
 pub(super) struct Encoder<'a, const V: usize> {
     multipliers: [__m512; V],
     bias: &'a [[f32; 16]; V],
-    addend: Option<(*const i8, __m512, __m512i)>,
+    pub(super) addend: Option<(*const i8, __m512, __m512i)>,
     /// The columns that are outputs.
     mask: u64,
     packer: Packer,
@@ -116,22 +131,9 @@ impl<'a, const V: usize> Encoder<'a, V> {
         }
     }
 
-    /// The sums of rows `first..first + ROWS`, as [`Self::place`] says, to their codes. Sums of rows after the last may be
-    /// anything.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    pub(super) fn write(&self, c: [__m512i; 4], first: usize, out: &mut Rows<u8>) {
-        let at: [usize; 4] = out.offsets(first);
-        let mut v = self.values(c);
-        if self.addend.is_some() {
-            v = self.added(v, at);
-        }
-        self.store(_mm512_permutexvar_epi32(self.order, self.packer.pack(v)), at, out);
-    }
-
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn values(&self, c: [__m512i; 4]) -> [__m512; 4] {
+    pub(super) fn values(&self, c: [__m512i; 4]) -> [__m512; 4] {
         let mut v = [_mm512_setzero_ps(); 4];
         for i in 0..4 {
             let (_, j) = Self::place(i);
@@ -142,7 +144,7 @@ impl<'a, const V: usize> Encoder<'a, V> {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn added(&self, mut v: [__m512; 4], at: [usize; 4]) -> [__m512; 4] {
+    pub(super) fn added(&self, mut v: [__m512; 4], at: [usize; 4]) -> [__m512; 4] {
         let Some((q, scale, zero)) = self.addend else { return v };
         for i in 0..4 {
             let (r, j) = Self::place(i);
@@ -154,10 +156,16 @@ impl<'a, const V: usize> Encoder<'a, V> {
         v
     }
 
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn codes(&self, v: [__m512; 4]) -> __m512i {
+        _mm512_permutexvar_epi32(self.order, self.packer.pack(v))
+    }
+
     /// To the rows that begin at `at`. The last row goes last: those after it have its place.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn store(&self, q: __m512i, at: [usize; 4], out: &mut Rows<u8>) {
+    pub(super) fn store(&self, q: __m512i, at: [usize; 4], out: &mut Rows<u8>) {
         if self.mask != u64::MAX >> (64 - V * 16) {
             return self.store_part(q, at, out);
         }

@@ -6,7 +6,7 @@
 //!
 //! Registers: 24 sums at most, up to 4 of weights, 1 of activations, the sign bits. The narrower the panel, the more rows.
 
-use super::finish::Encoder;
+use super::finish::{Encoder, write_codes};
 use super::{load, load_i32, store_i32};
 use crate::buffer::Rows;
 use crate::cpu::lanes::{Steps, Tile};
@@ -65,6 +65,7 @@ macro_rules! each_tile {
     ($t:ident, $span:ident, $N:ident, $R:ident, $V:ident, |$row:ident, $sums:ident| $body:expr) => {
         let start: &[[i32; 16]; $V] = $t.start.as_chunks::<16>().0.try_into().expect("a strip is 16 columns");
         let first_quads = load_i32(&std::array::from_fn(|c| if $N { (c / $t.each * $t.quads) as i32 } else { 0 }));
+        let stride = $t.stride();
         for tile in 0..$span.tiles {
             let $row = $span.first + tile * $R;
             let mut $sums = [[_mm512_setzero_si512(); $V]; $R];
@@ -88,7 +89,7 @@ macro_rules! each_tile {
                 } else {
                     tap!($t, rows, b, $sums, $R, $V)
                 }
-                at = at.cast::<*const u8>().wrapping_add($t.stride()).cast();
+                at = at.cast::<*const u8>().wrapping_add(stride).cast();
             }
             $body
         }
@@ -202,7 +203,7 @@ fn codes_of<const N: bool, const R: usize, const V: usize>(
                 let (r, j) = Encoder::<V>::place(i);
                 four[i] = c[(row + r).min(R - 1)][j];
             }
-            encoder.write(four, first + row - t.rows.start, out);
+            write_codes!(encoder, four, first + row - t.rows.start, out);
         }
     }));
 }
