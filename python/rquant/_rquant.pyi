@@ -598,6 +598,14 @@ def cuda_modules() -> list[tuple[str, str, list[str], list[str], bool]]:
 def cuda_compile(nvrtc: str | PathLike[str], name: str, arch: str) -> tuple[bytes, str]:
     """A module's machine code and the assembler's report, with registers and spills of each kernel. Needs no GPU."""
 
+def cuda_compile_text(
+    nvrtc: str | PathLike[str], name: str, source: str, options: list[str], arch: str
+) -> tuple[bytes, str]:
+    """The same of any source that includes the kernels' headers; PTX for an `arch` like "compute_90"."""
+
+def cuda_nvrtc_version(nvrtc: str | PathLike[str]) -> tuple[int, int]:
+    """Major and minor of NVRTC at this path."""
+
 def cuda_precompile(
     nvrtc: str | PathLike[str], name: str, arch: str, folder: str | PathLike[str]
 ) -> PathLike[str]:

@@ -268,9 +268,21 @@ pub(crate) fn cuda_compile<'py>(
     arch: &str,
 ) -> PyResult<(Bound<'py, PyBytes>, String)> {
     let module = module(name)?;
-    let compiled = py.detach(|| Nvrtc::open(&nvrtc)?.compile(&module.file(), module.source(), &module.defines(), arch));
-    let cubin = compiled.map_err(raised)?;
-    Ok((PyBytes::new(py, &cubin.bytes), cubin.log))
+    let image = py.detach(|| Nvrtc::get(&nvrtc)?.compile(&module, arch)).map_err(raised)?;
+    Ok((PyBytes::new(py, &image.bytes), image.log))
+}
+
+#[pyfunction]
+pub(crate) fn cuda_compile_text<'py>(
+    py: Python<'py>,
+    nvrtc: PathBuf,
+    name: &str,
+    source: &str,
+    options: Vec<String>,
+    arch: &str,
+) -> PyResult<(Bound<'py, PyBytes>, String)> {
+    let image = py.detach(|| Nvrtc::get(&nvrtc)?.compile_text(name, source, &options, arch)).map_err(raised)?;
+    Ok((PyBytes::new(py, &image.bytes), image.log))
 }
 
 #[pyfunction]
@@ -282,5 +294,10 @@ pub(crate) fn cuda_precompile(
     folder: PathBuf,
 ) -> PyResult<PathBuf> {
     let module = module(name)?;
-    py.detach(|| cuda::precompile(&Nvrtc::open(&nvrtc)?, &module, arch, &folder)).map_err(raised)
+    py.detach(|| cuda::precompile(Nvrtc::get(&nvrtc)?, &module, arch, &folder)).map_err(raised)
+}
+
+#[pyfunction]
+pub(crate) fn cuda_nvrtc_version(py: Python<'_>, nvrtc: PathBuf) -> PyResult<(i32, i32)> {
+    py.detach(|| Nvrtc::get(&nvrtc)).map(Nvrtc::version).map_err(raised)
 }

@@ -26,9 +26,9 @@ mod _rquant {
     use conv::{conv_fixed, conv_size, dequantize_static, quantize_static};
     #[pymodule_export]
     use cuda::{
-        cuda_bitpack, cuda_compile, cuda_configure, cuda_dequantize, cuda_device, cuda_driver_present,
-        cuda_find_outliers, cuda_gather_rows, cuda_linear, cuda_linear_int8, cuda_linear_parts, cuda_modules,
-        cuda_outlier_products, cuda_precompile, cuda_quantize_rows,
+        cuda_bitpack, cuda_compile, cuda_compile_text, cuda_configure, cuda_dequantize, cuda_device,
+        cuda_driver_present, cuda_find_outliers, cuda_gather_rows, cuda_linear, cuda_linear_int8, cuda_linear_parts,
+        cuda_modules, cuda_nvrtc_version, cuda_outlier_products, cuda_precompile, cuda_quantize_rows,
     };
     #[pymodule_export]
     use elementwise::{

@@ -1,6 +1,5 @@
 //! Compiled modules on disk, found by a hash of all that went into them.
 
-use super::error::{Error, Result};
 use super::modules::Module;
 use super::nvrtc::Nvrtc;
 use sha2::{Digest, Sha256};
@@ -11,28 +10,51 @@ const ELF: &[u8] = b"\x7fELF";
 /// `e_machine` of NVIDIA's machine code.
 const MACHINE: u16 = 190;
 
-/// The file of a module: sources, options, this crate's version and the major of CUDA, without any path.
-///
-/// The minor is left out, so that what was compiled elsewhere by a compiler of the same major is found.
-pub(super) fn file_name(module: &Module, arch: &str, major: i32) -> String {
+/// The file of a module for an architecture, as [`Nvrtc::compile`] takes it, by an NVRTC of this version: a hash of sources,
+/// options and this crate's version, without any path.
+pub(super) fn file_name(module: &Module, arch: &str, (major, minor): (i32, i32)) -> String {
+    let kind = if arch.starts_with("sm_") { "cubin" } else { "ptx" };
+    format!("{}{major}.{minor}.{kind}", prefix(module, arch))
+}
+
+fn prefix(module: &Module, arch: &str) -> String {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
         hash.update((text.len() as u64).to_le_bytes());
         hash.update(text);
     };
     add(env!("CARGO_PKG_VERSION"));
-    add(&major.to_string());
     add(module.source());
     Module::headers().iter().for_each(|(_, header)| add(header));
     Nvrtc::OPTIONS.iter().for_each(|option| add(option));
     module.defines().iter().for_each(|define| add(define));
     let hash: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}.{arch}.{hash}.cubin", module.name())
+    format!("{}.{arch}.{hash}.cuda", module.name())
 }
 
-/// The bytes of a file, if they look like machine code: a damaged file is as good as none.
+/// Machine code of any NVRTC of this major (0: of any), the latest: for a machine that has none itself, and runs what was
+/// compiled elsewhere.
+pub(super) fn find(folder: &Path, module: &Module, arch: &str, major: i32) -> Option<PathBuf> {
+    let prefix = prefix(module, arch);
+    let version = |path: &Path| -> Option<(i32, i32)> {
+        let name = path.file_name()?.to_str()?.strip_prefix(&prefix)?.strip_suffix(".cubin")?;
+        let (major, minor) = name.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    let files = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    let fitting = files.filter_map(|path| version(&path).map(|version| (version, path)));
+    fitting.filter(|((found, _), _)| major == 0 || *found == major).max().map(|(_, path)| path)
+}
+
+/// The bytes of a file, if they look like machine code or PTX: a damaged file is as good as none.
 pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
-    std::fs::read(path).ok().filter(|bytes| is_cubin(bytes))
+    std::fs::read(path).ok().filter(|bytes| is_cubin(bytes) || is_ptx(bytes))
+}
+
+/// A text that ends where it should: with the body of a kernel, and a 0.
+fn is_ptx(bytes: &[u8]) -> bool {
+    let text = bytes.strip_suffix(b"\0").and_then(|text| std::str::from_utf8(text).ok());
+    text.is_some_and(|text| text.contains(".version ") && text.trim_end().ends_with('}'))
 }
 
 pub(super) fn is_cubin(bytes: &[u8]) -> bool {
@@ -61,17 +83,6 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         let _ = std::fs::remove_file(&temporary);
     }
     done
-}
-
-/// Compile one module for `arch`, as in "sm_90a", into `folder`, where [`configure`](super::configure) may point later on
-/// another machine. Returns the file; what is there already is not compiled again.
-pub fn precompile(nvrtc: &Nvrtc, module: &Module, arch: &str, folder: &Path) -> Result<PathBuf> {
-    let path = folder.join(file_name(module, arch, nvrtc.version().0));
-    if read(&path).is_none() {
-        let cubin = nvrtc.compile(&module.file(), module.source(), &module.defines(), arch)?;
-        write(&path, &cubin.bytes).map_err(|error| Error::File { path: path.clone(), message: error.to_string() })?;
-    }
-    Ok(path)
 }
 
 #[cfg(test)]
@@ -104,12 +115,37 @@ mod tests {
     fn every_module_and_architecture_has_a_file_of_its_own() {
         let mut names: Vec<_> = Module::all()
             .iter()
-            .flat_map(|module| [("sm_80", 12), ("sm_90a", 12), ("sm_90a", 13)].map(|(a, v)| file_name(module, a, v)))
+            .flat_map(|module| {
+                [("sm_80", 12), ("sm_90a", 12), ("compute_90", 12), ("sm_90a", 13)]
+                    .map(|(arch, major)| file_name(module, arch, (major, 0)))
+            })
             .collect();
         let count = names.len();
         names.sort();
         names.dedup();
         assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn ptx_cut_short_is_not_read() {
+        let text = b".version 8.8\n.target sm_90\n.entry k() { ret; }\n\0";
+        assert!(is_ptx(text));
+        for cut in [0, 1, 20, text.len() - 4, text.len() - 1] {
+            assert!(!is_ptx(&text[..cut]), "{cut}");
+        }
+    }
+
+    #[test]
+    fn without_a_compiler_the_latest_of_its_major_is_found() {
+        let folder = std::env::temp_dir().join(format!("rquant-found-{}", std::process::id()));
+        let module = Module::quantize_rows();
+        for (arch, version) in [("sm_80", (12, 9)), ("sm_80", (13, 0)), ("sm_80", (13, 2)), ("sm_90a", (13, 3))] {
+            write(&folder.join(file_name(&module, arch, version)), &elf(1)).unwrap();
+        }
+        let found = |major| find(&folder, &module, "sm_80", major);
+        let named = |version| Some(folder.join(file_name(&module, "sm_80", version)));
+        assert_eq!((found(12), found(13), found(0), found(11)), (named((12, 9)), named((13, 2)), named((13, 2)), None));
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

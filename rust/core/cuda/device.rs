@@ -1,15 +1,14 @@
 //! One GPU: its primary context, which torch uses too, and the functions that have been loaded.
 #![allow(unsafe_code)]
 
-use super::cache;
 use super::error::{Error, Result};
+use super::images::{self, lock};
 use super::modules::Module;
-use super::nvrtc::Nvrtc;
+use super::nvrtc::arch_of;
 use cudarc::driver::{DriverError, result, sys};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 /// Whether there is a driver to open. Of a machine without one nothing else here is asked.
 pub fn driver_present() -> bool {
@@ -18,30 +17,11 @@ pub fn driver_present() -> bool {
     *PRESENT.get_or_init(|| unsafe { sys::is_culib_present() })
 }
 
-#[derive(Default)]
-struct Configuration {
-    nvrtc: Option<PathBuf>,
-    major: i32,
-    cache: Option<PathBuf>,
-}
-
-static CONFIGURATION: Mutex<Configuration> = Mutex::new(Configuration { nvrtc: None, major: 0, cache: None });
-
-/// A panic while a lock is held leaves nothing half done here.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Where NVRTC is (opened only if something has to be compiled), the major of CUDA it belongs to, and the folder of
-/// compiled modules; without a folder they are kept in memory only.
-pub fn configure(nvrtc: Option<PathBuf>, major: i32, cache: Option<PathBuf>) {
-    *lock(&CONFIGURATION) = Configuration { nvrtc, major, cache };
-}
-
 /// `code` of a driver call as a [`Result`].
 fn check<T>(call: &'static str, outcome: std::result::Result<T, DriverError>) -> Result<T> {
     outcome.map_err(|error| Error::Driver {
         call,
+        of: String::new(),
         code: error.0 as u32,
         message: error.error_string().map_or_else(|_| "unknown".into(), |text| text.to_string_lossy().into_owned()),
     })
@@ -141,8 +121,7 @@ impl Device {
 
     /// The architecture as NVRTC names it; of 9.0 with all it has.
     pub fn arch(&self) -> String {
-        let (major, minor) = self.capability;
-        format!("sm_{major}{minor}{}", if (major, minor) == (9, 0) { "a" } else { "" })
+        arch_of(self.capability)
     }
 
     /// Launch `kernel` of `module` on `stream` (0: the default one), with `shared` bytes of dynamic shared memory. Arguments
@@ -175,6 +154,7 @@ impl Device {
             result::launch_kernel(function.0, (grid.0, grid.1, 1), (threads, 1, 1), shared, stream, pointers)
         };
         check("cuLaunchKernel", launched)
+            .map_err(|error| error.of(format_args!("{kernel}{}", module.variant()), &self.arch()))
     }
 
     fn function(&self, stream: usize, module: Module, kernel: &'static str, shared: u32) -> Result<Function> {
@@ -182,7 +162,7 @@ impl Device {
             return Ok(*function);
         }
         if self.capability.0 < 8 && module.needs_ampere() {
-            return Err(Error::Architecture { module: module.name(), arch: self.arch() });
+            return Err(Error::Architecture { module: module.name(), needs: (8, 0), arch: self.arch() });
         }
         if shared as i32 > self.shared_memory {
             return Err(Error::argument("shared memory", format!("at most {}", self.shared_memory), shared));
@@ -190,51 +170,45 @@ impl Device {
         // SAFETY: the caller's stream.
         let capturing = check("cuStreamIsCapturing", unsafe { result::stream::is_capturing(stream as sys::CUstream) })?;
         if capturing != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
-            return Err(Error::Capturing { module: module.name() });
+            return Err(Error::Capturing { module: module.name(), arch: self.arch() });
         }
         let loaded = self.load(module)? as sys::CUmodule;
-        let name = format!("{kernel}{}", module.variant());
-        let name = CString::new(name).map_err(|error| Error::argument("kernel", "a name", error))?;
-        // SAFETY: a module of this context.
-        let function = check("cuModuleGetFunction", unsafe { result::module::get_function(loaded, name) })?;
-        if shared > 48 << 10 {
-            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: a function of this context.
-            let set = unsafe { result::function::set_function_attribute(function, attribute, shared as i32) };
-            check("cuFuncSetAttribute", set)?;
-        }
-        lock(&self.functions).insert((module, kernel), Function(function));
-        Ok(Function(function))
+        let function = get_function(loaded, format!("{kernel}{}", module.variant()), shared);
+        let function =
+            function.map_err(|error| error.of(format_args!("{kernel}{}", module.variant()), &self.arch()))?;
+        lock(&self.functions).insert((module, kernel), function);
+        Ok(function)
     }
 
-    /// The module in this device's context: from the folder of compiled ones, or compiled now. The lock makes whoever wants
-    /// it meanwhile wait, and not compile it too.
+    /// The module in this device's context, which is current.
     fn load(&self, module: Module) -> Result<usize> {
-        let mut modules = lock(&self.modules);
-        if let Some(&loaded) = modules.get(&module) {
+        if let Some(&loaded) = lock(&self.modules).get(&module) {
             return Ok(loaded);
         }
-        let (nvrtc, path) = {
-            let configuration = lock(&CONFIGURATION);
-            let name = cache::file_name(&module, &self.arch(), configuration.major);
-            (configuration.nvrtc.clone(), configuration.cache.as_ref().map(|folder| folder.join(name)))
-        };
-        // SAFETY: a whole ELF image, and this device's context is current.
-        let load = |bytes: &[u8]| unsafe { result::module::load_data(bytes.as_ptr().cast()) };
-        let kept = path.as_deref().and_then(cache::read).and_then(|bytes| load(&bytes).ok());
-        let loaded = match kept {
-            Some(loaded) => loaded,
-            None => {
-                let nvrtc = nvrtc.ok_or_else(|| Error::NoNvrtc { module: module.name() })?;
-                let cubin =
-                    Nvrtc::open(&nvrtc)?.compile(&module.file(), module.source(), &module.defines(), &self.arch())?;
-                if let Some(path) = path {
-                    let _ = cache::write(&path, &cubin.bytes); // a folder that cannot be written costs time only
-                }
-                check("cuModuleLoadData", load(&cubin.bytes))?
+        images::load(&module, self.capability, |image| {
+            let mut modules = lock(&self.modules);
+            if let Some(&loaded) = modules.get(&module) {
+                return Ok(loaded); // another thread was first
             }
-        };
-        modules.insert(module, loaded as usize);
-        Ok(loaded as usize)
+            // SAFETY: a whole image, as the cache or NVRTC has it, and this device's context is current.
+            let loaded = check("cuModuleLoadData", unsafe { result::module::load_data(image.as_ptr().cast()) })
+                .map_err(|error| error.of(module.name(), &self.arch()))? as usize;
+            modules.insert(module, loaded);
+            Ok(loaded)
+        })
     }
+}
+
+/// A kernel of a module of the current context, ready for `shared` bytes of dynamic shared memory.
+fn get_function(module: sys::CUmodule, name: String, shared: u32) -> Result<Function> {
+    let name = CString::new(name).map_err(|error| Error::argument("kernel", "a name", error))?;
+    // SAFETY: a module of this context.
+    let function = check("cuModuleGetFunction", unsafe { result::module::get_function(module, name) })?;
+    if shared > 48 << 10 {
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: a function of this context.
+        let set = unsafe { result::function::set_function_attribute(function, attribute, shared as i32) };
+        check("cuFuncSetAttribute", set)?;
+    }
+    Ok(Function(function))
 }

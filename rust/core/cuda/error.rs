@@ -10,10 +10,12 @@ pub enum Error {
     #[error("CUDA: no NVIDIA driver here (libcuda.so.1 not found)")]
     NoDriver,
     /// The driver refused.
-    #[error("CUDA: {call}: {message} (error {code})")]
+    #[error("CUDA: {call}{of}: {message} (error {code})")]
     Driver {
         /// The function.
         call: &'static str,
+        /// The kernel and the architecture, as " of k on sm_90a", where it was about one.
+        of: String,
         /// Its `CUresult`.
         code: u32,
         /// The driver's words for it.
@@ -21,11 +23,13 @@ pub enum Error {
     },
     /// A kernel has to be compiled and nobody said where NVRTC is.
     #[error(
-        "CUDA: NVRTC is needed to compile {module}, and none was found: install torch's CUDA wheel or set RQUANT_NVRTC"
+        "CUDA: NVRTC is needed to compile {module} for {arch}, and none was found: install torch's CUDA wheel or set RQUANT_NVRTC"
     )]
     NoNvrtc {
         /// What was to be compiled.
         module: String,
+        /// The GPU's.
+        arch: String,
     },
     /// NVRTC is not what it should be.
     #[error("CUDA: NVRTC at {}: {message}", path.display())]
@@ -36,30 +40,36 @@ pub enum Error {
         message: String,
     },
     /// A source that does not compile.
-    #[error("CUDA: {module} does not compile for {arch}:\n{log}")]
+    #[error("CUDA: {file} {options} does not compile for {arch}:\n{log}")]
     Compile {
-        /// The source and its variant.
-        module: String,
+        /// Its name.
+        file: String,
+        /// What makes its variant.
+        options: String,
         /// As given to NVRTC.
         arch: String,
         /// NVRTC's.
         log: String,
     },
     /// A GPU that a kernel is not for.
-    #[error("CUDA: {module} needs compute capability 8.0 or later, got {arch}")]
+    #[error("CUDA: {module} needs compute capability {}.{} or later, got {arch}", needs.0, needs.1)]
     Architecture {
         /// The source and its variant.
         module: String,
+        /// The first that would do.
+        needs: (i32, i32),
         /// The GPU's.
         arch: String,
     },
     /// Nothing can be compiled or loaded while a stream records a graph.
     #[error(
-        "CUDA: {module} is not loaded yet and the stream is capturing a graph: call rquant.cuda.warmup(model) before it, or run the model once"
+        "CUDA: {module} for {arch} is not loaded yet and the stream is capturing a graph: call rquant.cuda.warmup(model) before it, or run the model once"
     )]
     Capturing {
         /// The source and its variant.
         module: String,
+        /// The GPU's.
+        arch: String,
     },
     /// An argument that kernels cannot take.
     #[error("{argument}: expected {expected}, got {got}")]
@@ -85,6 +95,16 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// The same, with the kernel and the architecture that the driver was asked about.
+    pub(super) fn of(self, kernel: impl std::fmt::Display, arch: &str) -> Self {
+        match self {
+            Self::Driver { call, code, message, .. } => {
+                Self::Driver { call, of: format!(" of {kernel} on {arch}"), code, message }
+            }
+            other => other,
+        }
+    }
+
     pub(super) fn argument(
         argument: &'static str,
         expected: impl std::fmt::Display,

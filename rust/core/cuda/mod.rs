@@ -8,13 +8,14 @@
 mod cache;
 mod device;
 mod error;
+mod images;
 mod launch;
 mod modules;
 mod nvrtc;
 
-pub use cache::precompile;
-pub use device::{Device, configure, driver_present};
+pub use device::{Device, driver_present};
 pub use error::{Error, Result};
+pub use images::{configure, precompile};
 pub use launch::{Columns, Dtype, Output, Rows, Stream, Weight, ZeroPoint};
 pub use modules::Module;
-pub use nvrtc::{Cubin, Nvrtc};
+pub use nvrtc::{Image, Nvrtc};
