@@ -16,7 +16,7 @@ RUST = {
     "qtype": {"error"},
     "bitpack": {"qtype", "error"},
     "matrix": {"bitpack", "qtype", "error"},
-    "cpu": {"matrix", "qtype", "error"},
+    "cpu": {"matrix", "qtype", "error", "buffer"},
     # one instruction set: bytes in; int32 out, or floats by scales as they are stored; rows to their place
     "cpu/": {"cpu", "matrix", "buffer", "qtype"},
     "quantize": {"search"} | _WEIGHT | _WORK,
