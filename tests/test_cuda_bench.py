@@ -45,6 +45,9 @@ with book.path.open("a") as file:
     file.write('{"key": "cut')
 again = Book(folder, "A", 0)
 again.fill(units)
+tried = []
+Book(folder, "A", 10).fill([("broken", lambda: tried.append(1) or {"ok": True})])
+assert tried and not Book(folder, "A", 0).failed  # what failed is tried anew
 assert not again.left and again.records.keys() == book.records.keys()
 assert Book(folder, "A", 0, fresh=True).records == {}
 short = Book(folder, "A", 0)

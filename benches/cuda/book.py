@@ -20,7 +20,11 @@ class Book:
         if fresh:
             self.path.unlink(missing_ok=True)
         self.records: dict[str, dict] = {}
-        for line in self.path.read_text().splitlines() if self.path.exists() else ():
+        text = self.path.read_text() if self.path.exists() else ""
+        if not text.endswith("\n") and text:
+            with self.path.open("a") as file:
+                file.write("\n")
+        for line in text.splitlines():
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:  # cut short: done again
@@ -35,8 +39,8 @@ class Book:
         return self.records[key]
 
     def fill(self, units: Iterable[tuple[str, Callable[[], dict]]]) -> None:
-        """Run what is not recorded yet. A unit that raises is recorded with its error, and the next one begins."""
-        wanted = [(key, run) for key, run in units if key not in self.records]
+        """Run what is not recorded yet, or failed. A unit that raises is recorded with its error, and the next one begins."""
+        wanted = [(key, run) for key, run in units if self.records.get(key, {"ok": False}).get("ok") is False]
         with bar(len(wanted), f"step {self.step}") as shown:
             for i, (key, run) in enumerate(wanted):
                 if time.monotonic() > self.end:

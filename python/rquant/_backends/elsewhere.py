@@ -10,8 +10,8 @@ from torch import Tensor
 _told: set[object] = set()
 
 _STATIC = (
-    "a model with calibrated activations is the fastest on the CPU; on a GPU leave out the calibration: "
-    "activations='int8' alone has kernels"
+    "a model with calibrated activations, or convolutions of int8, is the fastest on the CPU; on a GPU quantize its weights "
+    "alone, and of linear layers activations='int8' without calibration"
 )
 _TRAINING = "freeze the model for inference; training needs no kernel of it"
 
