@@ -265,7 +265,7 @@ def add_static(
     `v = fma(b_scale / out_scale, b - b_zero, a_scale / out_scale * (a - a_zero))` in steps of the output.
     """
     v = fma(b_scale / out_scale, b.float() - b_zero.float(), decode(a, a_scale / out_scale, a_zero))
-    return torch.empty_like(a).copy_(_to_codes(v, lo, hi, out_scale, out_zero))
+    return torch.empty_like(a).copy_(to_codes(v, lo, hi, out_scale, out_zero))
 
 
 def requantize_static(
@@ -273,7 +273,7 @@ def requantize_static(
 ) -> Tensor:
     """Codes of the same values, clamped to [lo, hi], under another scale and zero point: of `scale / out_scale * (x - zero)`
     in steps of the output."""
-    return _to_codes(decode(x, scale / out_scale, zero), lo, hi, out_scale, out_zero)
+    return to_codes(decode(x, scale / out_scale, zero), lo, hi, out_scale, out_zero)
 
 
 def concat_static(
@@ -309,7 +309,7 @@ def max_pool_static(
 
 def _mean(total: Tensor, count: Tensor, scale: Tensor, out_scale: Tensor, out_zero: Tensor) -> Tensor:
     v = total.float() * (scale / out_scale / count.float())
-    out = _to_codes(v, -math.inf, math.inf, out_scale, out_zero)
+    out = to_codes(v, -math.inf, math.inf, out_scale, out_zero)
     return out.contiguous(memory_format=torch.channels_last)
 
 
