@@ -70,6 +70,7 @@ def test_sources_compile(arch, capsys):
 
 def test_a_source_that_does_not_compile_shows_the_log():
     with pytest.raises(
-        RuntimeError, match=r"bitpack\.cu -DVARIANT=_4 -DCODE_BITS=4 does not compile for sm_10:\n.*\n.*gpu-architecture"
+        RuntimeError,
+        match=r"bitpack\.cu -DVARIANT=_4 -DCODE_BITS=4 does not compile for sm_10:\n.*\n.*gpu-architecture",
     ):
         _rquant.cuda_compile(NVRTC[0], "bitpack_4", "sm_10")

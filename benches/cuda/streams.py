@@ -98,10 +98,10 @@ def graphs(device: torch.device) -> dict:
     return {"ok": not wrong, "wrong": wrong}
 
 
-def side_stream(device: torch.device) -> dict:
-    """On a stream of its own, behind work that the product must wait for."""
+def side_stream(device: torch.device, size: int = 4096) -> dict:
+    """On a stream of its own, behind products of `size` squared that it must wait for."""
     q = plain_weight(device)
-    stream, busy, wrong = torch.cuda.Stream(device), torch.randn(4096, 4096, device=device), 0
+    stream, busy, wrong = torch.cuda.Stream(device), torch.randn(size, size, device=device), 0
     for m in (1, 16, 200):
         x = activations(m, q.cols, torch.float16, device, seed=m)
         want = routes.linear("tiled", x, q, None)
