@@ -27,8 +27,9 @@ impl Merged {
         }
         let [top, left, bottom, right] = g.padding;
         let (size, run) = ([top + g.size[0] + bottom, left + g.size[1] + right], g.kernel[1] * g.channels);
-        let mut x = Scratch::of::<i8>(g.batch * size[0] * size[1] * g.channels + 4);
-        pad(patches, size, x.as_mut());
+        let padded = g.batch * size[0] * size[1] * g.channels;
+        let mut x = Scratch::of::<i8>(padded + 4);
+        pad(patches, size, &mut x.as_mut()[..padded]);
         let panels = (0..w.panels()).map(|i| w.panel(i));
         let panels = panels.map(|panel| merge(panel.weights, panel.cols, g.kernel[0], run)).collect();
         let geometry = Geometry { size, kernel: [g.kernel[0], 1], padding: [0; 4], ..g };
@@ -48,15 +49,18 @@ impl Merged {
 /// The input amid its zero point.
 fn pad(patches: &Patches, [height, width]: [usize; 2], out: &mut [i8]) {
     let g = patches.geometry;
-    let (line, padded) = (g.size[1] * g.channels, width * g.channels);
-    out.fill(patches.zero);
-    if line == 0 {
-        return;
-    }
-    for (i, x) in patches.x.chunks_exact(line).enumerate() {
-        let (image, y) = (i / g.size[0], i % g.size[0]);
-        let at = (image * height + g.padding[0] + y) * padded + g.padding[1] * g.channels;
-        out[at..at + line].copy_from_slice(x);
+    let (len, lines) = (g.size[1] * g.channels, out.chunks_exact_mut((width * g.channels).max(1)));
+    for (i, out) in lines.enumerate() {
+        let (image, y) = (i / height, (i % height).wrapping_sub(g.padding[0]));
+        if y >= g.size[0] {
+            out.fill(patches.zero); // above it or below
+            continue;
+        }
+        let (left, rest) = out.split_at_mut(g.padding[1] * g.channels);
+        let (inside, right) = rest.split_at_mut(len);
+        left.fill(patches.zero);
+        inside.copy_from_slice(&patches.x[(image * g.size[0] + y) * len..][..len]);
+        right.fill(patches.zero);
     }
 }
 

@@ -64,7 +64,7 @@ macro_rules! unroll {
 macro_rules! each_tile {
     ($t:ident, $span:ident, $N:ident, $R:ident, $V:ident, |$row:ident, $sums:ident| $body:expr) => {
         let start: &[[i32; 16]; $V] = $t.start.as_chunks::<16>().0.try_into().expect("a strip is 16 columns");
-        let first_quads = load_i32(&std::array::from_fn(|c| if $N { (c / $t.each * $t.quads) as i32 } else { 0 }));
+        let groups = Groups::new(if $N { $t.each } else { 16 }, $t.quads);
         let stride = $t.stride();
         for tile in 0..$span.tiles {
             let $row = $span.first + tile * $R;
@@ -85,7 +85,7 @@ macro_rules! each_tile {
                     )
                 };
                 if $N {
-                    narrow_tap!($t, rows, b, first_quads, $sums, $R)
+                    narrow_tap!($t, rows, b, groups, $sums, $R)
                 } else {
                     tap!($t, rows, b, $sums, $R, $V)
                 }
@@ -138,21 +138,53 @@ unsafe fn unsigned_quad(at: *const u8, step: usize, sign: __m512i) -> __m512i {
     x
 }
 
-/// The same of a strip of several groups: one load has the codes of all of them, and a permutation gives each column the
-/// quad of its own.
+/// The groups of a strip: where the codes of a tap that its columns read lie among those of the row.
+#[derive(Clone, Copy)]
+struct Groups {
+    /// Of each column: its group's first quad.
+    first: __m512i,
+    /// Quads of all groups.
+    mask: u16,
+}
+
+impl Groups {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(each: usize, quads: usize) -> Self {
+        let first = load_i32(&std::array::from_fn(|c| (c / each * quads) as i32));
+        Self { first, mask: u16::MAX >> 16usize.saturating_sub(16 / each * quads) }
+    }
+
+    /// A row's codes of a tap: mostly they are 16, and wider loads would cross lines of the cache.
+    ///
+    /// # Safety
+    /// They are readable.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl")]
+    unsafe fn load(self, at: *const u8) -> __m512i {
+        // SAFETY: the caller's promise; what the mask leaves out is not read.
+        unsafe {
+            if self.mask < 1 << 4 {
+                return _mm512_castsi128_si512(_mm_maskz_loadu_epi32(self.mask as u8, at.cast()));
+            }
+            _mm512_maskz_loadu_epi32(self.mask, at.cast())
+        }
+    }
+}
+
+/// What a tap adds to the sums of a strip of several groups: one load has the codes of all of them, and a permutation gives
+/// each column the quad of its own.
 macro_rules! narrow_tap {
-    ($t:ident, $at:expr, $b:ident, $first:ident, $c:ident, $R:ident) => {{
+    ($t:ident, $at:expr, $b:ident, $groups:ident, $c:ident, $R:ident) => {{
         let sign = _mm512_set1_epi8(i8::MIN);
-        let mask = ((1u32 << (TapRows::bytes($t.quads, $t.each) / 4)) - 1) as u16;
         let mut x = [sign; $R];
         for r in 0..$R {
-            // SAFETY: readable where the mask is set, by the promise of who made the rows.
-            let codes = unsafe { _mm512_maskz_loadu_epi32(mask, $at[r].wrapping_add($t.offset).cast()) };
-            x[r] = _mm512_xor_si512(codes, sign);
+            // SAFETY: readable, by the promise of who made the rows.
+            x[r] = _mm512_xor_si512(unsafe { $groups.load($at[r].wrapping_add($t.offset)) }, sign);
         }
         for (q, b) in $b.iter().enumerate() {
             let w = _mm512_xor_si512(load(&b[0]), sign);
-            let index = _mm512_add_epi32($first, _mm512_set1_epi32(q as i32));
+            let index = _mm512_add_epi32($groups.first, _mm512_set1_epi32(q as i32));
             for r in 0..$R {
                 $c[r][0] = _mm512_dpbusd_epi32($c[r][0], _mm512_permutexvar_epi32(index, x[r]), w);
             }
@@ -160,13 +192,13 @@ macro_rules! narrow_tap {
     }};
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn sums(t: &TapRows, acc: &mut [i32]) {
     by_shape!(t, |span, N, R, V| sums_of::<N, R, V>(t, span, acc));
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn sums_of<const N: bool, const R: usize, const V: usize>(t: &TapRows, span: Span, acc: &mut [i32]) {
     let (out, _) = acc.as_chunks_mut::<16>();
     each_tile!(t, span, N, R, V, |first, c| unroll!(|r in R by 1| {
