@@ -53,7 +53,7 @@ def test_int8_flows_through(dense, tmp_path):
         assert (got - want).norm() < 0.03 * want.norm()
         called = ops_of(dense, X)
         assert called.count("affine_static") == 1
-        assert called.count("quantize_static") == 1  # the input
+        assert called.count("quantize_images_static") == 1  # the input
         assert "relu" not in called
         rquant.freeze(dense)
         assert torch.equal(dense(X), got)

@@ -162,7 +162,7 @@ def test_a_residual_block_is_two_products():
     calibrated(model, images())
     rquant.freeze(model)
     names = [func._opname for func, _ in ops_of(model, images()) if func.namespace == "rquant"]
-    assert names == ["quantize_static"] + ["conv_static"] * 4
+    assert names == ["quantize_images_static"] + ["conv_static"] * 4
 
 
 def test_a_sample_with_nan_is_nan_and_others_are_not(net):

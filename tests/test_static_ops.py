@@ -54,6 +54,8 @@ def calls():
     x = torch.randn(2, 8, 9, 7).contiguous(memory_format=torch.channels_last)
     yield "quantize_static", (x, *a)
     yield "quantize_static", (x.half()[0, 0, 0], *a)
+    yield "quantize_images_static", (x, *a)
+    yield "quantize_images_static", (x[:, :3].contiguous(), *a)
     yield "fake_quantize_static", (x.bfloat16(), *a)
     yield "fake_quantize_static", (x, torch.rand(8) + 0.01, codes(8), 1)
     yield "inside_range_static", (x, *a)

@@ -112,14 +112,14 @@ def test_no_float_tensor_between_layers(zoo):
     count = Counter(ops.ours())
     convolutions = sum(isinstance(m, rquant.Conv2d) for m in zoo.static.modules())
     assert count["conv_static"] == convolutions  # none twice
-    assert (count["quantize_static"], count["linear_static"]) == (1, 1)
+    assert (count["quantize_images_static"], count["linear_static"]) == (1, 1)
     assert count["dequantize_static"] == count["add_static"] == 0
 
 
 def test_what_runs_beside_the_products(zoo):
     """Sums and activations are part of the products; only pooling and branches that meet need operators of their own."""
     beside = Counter(ops_of(zoo.static, zoo.x).ours())
-    for name in ("conv_static", "linear_static", "quantize_static", "adaptive_avg_pool_static"):
+    for name in ("conv_static", "linear_static", "quantize_images_static", "adaptive_avg_pool_static"):
         del beside[name]
     assert (
         dict(beside)
@@ -196,7 +196,7 @@ def test_a_residual_block_is_its_convolutions(block):
     packed = static(model, x)
     count = sum(isinstance(m, nn.Conv2d) for m in model.modules())
     ops = ops_of(packed, x)
-    assert ops.ours() == ["quantize_static"] + ["conv_static"] * count
+    assert ops.ours() == ["quantize_images_static"] + ["conv_static"] * count
     made = [tensors[0].dtype for func, tensors in ops.calls if func._opname == "conv_static"]
     assert made == [torch.int8] * (count - 1) + [torch.float32]
     want = model(x)

@@ -93,6 +93,16 @@ def quantize(x: Array, scale: Array, zero: Array, codes: Array, finite: Array) -
     )  # fmt: skip
 
 
+def quantize_images(x: Array, scale: Array, zero: Array, codes: Array, finite: Array) -> None:
+    """The same of images `x` `[N, C, H, W]`, contiguous; `codes` are in channels-last memory."""
+    images, channels, height, width = x.shape
+    _rquant.quantize_images(
+        _address(x, "x"), _code(x, "x"), (images, channels, height * width), *qparams(scale, zero, ""),
+        _typed(_rows(codes), "codes", "int8", images * channels * height * width), _typed(finite, "finite", "bool", images),
+        get_num_threads(),
+    )  # fmt: skip
+
+
 def dequantize(codes: Array, scale: Array, zero: Array, out: Array) -> None:
     """`scale * (codes - zero)` into `out`, both contiguous."""
     _rquant.dequantize_static(

@@ -329,6 +329,18 @@ def quantize_static(
     NaN and infinity become `zero`; `finite` (bool, one a sample) says whose there were none of.
     """
 
+def quantize_images(
+    x: int,
+    dtype: int,
+    shape: tuple[int, int, int],
+    scale: int,
+    zero: int,
+    codes: int,
+    finite: int,
+    threads: int,
+) -> None:
+    """The same of `shape` (images, channels, pixels); codes lie by pixel: (images, pixels, channels)."""
+
 def dequantize_static(
     codes: int, count: int, scale: int, zero: int, out: int, out_dtype: int, threads: int
 ) -> None:

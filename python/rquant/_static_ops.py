@@ -103,6 +103,16 @@ define(
     elsewhere=reference.quantize_static,
 )
 define(
+    "quantize_images_static",
+    "(Tensor x, Tensor scale, Tensor zero) -> (Tensor, Tensor)",
+    lambda x, *_: (
+        torch.empty_like(x, dtype=torch.int8, memory_format=torch.channels_last),
+        x.new_empty(x.shape[:1], dtype=torch.bool),
+    ),
+    on_cpu=static_cpu.quantize_images_static,
+    elsewhere=reference.quantize_images_static,
+)
+define(
     "dequantize_static",
     "(Tensor codes, Tensor scale, Tensor zero, ScalarType dtype) -> Tensor",
     lambda codes, scale, zero, dtype: torch.empty_like(codes, dtype=dtype),
@@ -238,6 +248,7 @@ define(
 )
 
 quantize_static = torch.ops.rquant.quantize_static.default
+quantize_images_static = torch.ops.rquant.quantize_images_static.default
 dequantize_static = torch.ops.rquant.dequantize_static.default
 fake_quantize_static = torch.ops.rquant.fake_quantize_static.default
 inside_range_static = torch.ops.rquant.inside_range_static.default

@@ -43,7 +43,7 @@ pub use bitpack::{pack_codes, row_bytes, unpack_codes};
 pub use buffer::AlignedBytes;
 pub use conv::{
     Codes, Epilogue, FixedPoint, Geometry, Input, Output, conv_fixed, conv_static, dequantize_static, linear_static,
-    quantize_static,
+    quantize_images, quantize_static,
 };
 pub use cpu::{Isa, Microkernel, active as active_isa, detected as detected_isas};
 pub use dequantize::dequantize;

@@ -72,6 +72,31 @@ pub(crate) fn quantize_static(
 }
 
 #[pyfunction]
+pub(crate) fn quantize_images(
+    py: Python<'_>,
+    x: usize,
+    dtype: u8,
+    shape: [usize; 3],
+    scale: usize,
+    zero: usize,
+    codes: usize,
+    finite: usize,
+    threads: usize,
+) -> PyResult<()> {
+    let [images, channels, pixels] = shape;
+    let count = area(images, area(channels, pixels)?)?;
+    let (x, codes) = (floats("x", x, dtype, count)?, slice_mut("codes", codes, count)?);
+    let (scale, zero) = (one("scale", scale)?, one("zero", zero)?);
+    let finite = slice_mut::<u8>("finite", finite, images)?;
+    run(py, threads, |executor| {
+        let mut flags = vec![true; images];
+        rquant::quantize_images(x, channels, scale, zero, codes, &mut flags, executor)?;
+        finite.iter_mut().zip(flags).for_each(|(f, flag)| *f = flag.into());
+        Ok::<_, Error>(())
+    })
+}
+
+#[pyfunction]
 pub(crate) fn dequantize_static(
     py: Python<'_>,
     codes: usize,

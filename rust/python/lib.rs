@@ -23,7 +23,7 @@ mod _rquant {
     use crate::arguments as codes;
 
     #[pymodule_export]
-    use conv::{conv_fixed, conv_size, dequantize_static, quantize_static};
+    use conv::{conv_fixed, conv_size, dequantize_static, quantize_images, quantize_static};
     #[pymodule_export]
     use cuda::{
         cuda_bitpack, cuda_compile, cuda_compile_text, cuda_configure, cuda_dequantize, cuda_device,

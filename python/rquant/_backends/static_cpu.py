@@ -8,6 +8,9 @@ from torch import Tensor
 from .. import _native_static, _rquant
 from .._native_static import Epilogue
 
+_FEW = 4
+"""Channels of a picture, which are laid out anew and rounded in one."""
+
 
 def linear_static(
     x: Tensor, x_scale: Tensor, x_zero: Tensor, panels: Tensor, bias: Tensor | None, n: int,
@@ -90,6 +93,16 @@ def quantize_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Ten
         x = torch.empty_like(codes, dtype=x.dtype).copy_(x)
     _native_static.quantize(x.permute(order), scale, zero, codes.permute(order), finite)
     return codes, finite
+
+
+def quantize_images_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+    """`quantize_static` of images `[N, C, H, W]`, with codes in channels-last memory."""
+    if x.is_contiguous() and x.shape[1] <= _FEW:
+        codes = torch.empty_like(x, dtype=torch.int8, memory_format=torch.channels_last)
+        finite = torch.empty(x.shape[:1], dtype=torch.bool)
+        _native_static.quantize_images(x, scale, zero, codes, finite)
+        return codes, finite
+    return quantize_static(x.contiguous(memory_format=torch.channels_last), scale, zero)
 
 
 def dequantize_static(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -> Tensor:

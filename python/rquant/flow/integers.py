@@ -54,9 +54,12 @@ class Integers:
     def enter(self, value: Tensor, place: Place) -> Codes:
         """Floats of any shape as codes."""
         scale, zero = _of(place)
-        if value.dim() == 4:
-            value = value.contiguous(memory_format=torch.channels_last)
-        codes, finite = ops.quantize_static(value, scale, zero)
+        if value.dim() == 4 and value.is_cpu:
+            codes, finite = ops.quantize_images_static(value, scale, zero)
+        else:
+            if value.dim() == 4:
+                value = value.contiguous(memory_format=torch.channels_last)
+            codes, finite = ops.quantize_static(value, scale, zero)
         return Codes(codes, scale, zero, finite, place)
 
     def leave(self, x: Codes, dtype: torch.dtype) -> Tensor:

@@ -2,16 +2,23 @@
 
 use super::output::{check_scale, check_zero, encoding};
 use crate::buffer::{Scratch, Shared};
-use crate::cpu;
-use crate::cpu::lanes::INF_BITS;
-use crate::error::{Error, Result, check_len};
+use crate::cpu::lanes::{Encoding, INF_BITS};
+use crate::cpu::{self, Isa};
+use crate::error::{Error, Result, area, check_len};
 use crate::executor::Executor;
 use crate::floats::{Floats, FloatsMut};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// Elements of one task, and those that fit the first-level cache as float32.
+/// Most elements of one task, the fewest that pay for a thread, and those that fit the first-level cache as float32.
 const TASK: usize = 1 << 16;
+const LEAST: usize = 1 << 13;
 const PART: usize = 1 << 12;
+
+/// Elements of a task, where there are so many.
+fn each(count: usize, threads: usize) -> usize {
+    if threads > 1 { count.div_ceil(threads * 2).clamp(LEAST, TASK) } else { TASK }
+}
 
 /// `q = clip(round_half_even(x / scale) + zero, -127, 127)` for `finite.len()` samples of equally many elements. NaN and
 /// infinity become the zero point, and their sample is not `finite`.
@@ -35,30 +42,124 @@ pub fn quantize_static(
     if (samples == 0 && !x.is_empty()) || !x.len().is_multiple_of(samples.max(1)) {
         return Err(Error::mismatch("finite", format!("a divisor of {} elements", x.len()), samples));
     }
-    let each = x.len() / samples.max(1);
-    let flags: Vec<AtomicBool> = (0..samples).map(|_| AtomicBool::new(true)).collect();
+    let of_sample = x.len() / samples.max(1);
+    let flags = Flags::new(samples);
     let (out, encoding) = (Shared::bytes(codes), encoding(scale, zero));
-    executor.run(x.len().div_ceil(TASK), &|task| {
+    let each = each(x.len(), executor.threads());
+    executor.run(x.len().div_ceil(each), &|task| {
         let mut wide = Vec::new();
-        let end = ((task + 1) * TASK).min(x.len());
-        let mut at = task * TASK;
+        let end = ((task + 1) * each).min(x.len());
+        let mut at = task * each;
         while at < end {
-            let sample = at / each;
-            let range = at..end.min(at + PART).min((sample + 1) * each);
+            let sample = at / of_sample;
+            let range = at..end.min(at + PART).min((sample + 1) * of_sample);
             at = range.end;
             // SAFETY: `codes` lives as long as the call, and each range is written by one task.
             let out = unsafe { out.slice(range.start, range.len()) };
-            let x = x.widen(range, &mut wide);
-            isa.encode(x, encoding, out);
-            if isa.absmax_bits(x) >= INF_BITS {
-                flags[sample].store(false, Relaxed);
-                let bad = x.iter().zip(out).filter(|(x, _)| !x.is_finite());
-                bad.for_each(|(_, q)| *q = zero as u8);
-            }
+            flags.note(sample, encode(isa, &x, range, &mut wide, encoding, out));
         }
     });
-    finite.iter_mut().zip(&flags).for_each(|(f, flag)| *f = flag.load(Relaxed));
+    flags.read(finite);
     Ok(())
+}
+
+/// Images `[finite.len(), channels, pixels]`, their codes `[finite.len(), pixels, channels]`.
+///
+/// # Errors
+/// As [`quantize_static`].
+#[allow(unsafe_code)]
+pub fn quantize_images(
+    x: Floats,
+    channels: usize,
+    scale: f32,
+    zero: i8,
+    codes: &mut [i8],
+    finite: &mut [bool],
+    executor: &dyn Executor,
+) -> Result<()> {
+    let isa = cpu::active()?;
+    check_len("codes", x.len(), codes.len())?;
+    check_scale("scale", scale)?;
+    check_zero("zero", zero)?;
+    let images = finite.len();
+    let planes = area(images, channels)?;
+    if (planes == 0 && !x.is_empty()) || !x.len().is_multiple_of(planes.max(1)) {
+        let expected = format!("images of {channels} channels that make {} elements", x.len());
+        return Err(Error::mismatch("finite", expected, images));
+    }
+    let pixels = x.len() / planes.max(1);
+    let flags = Flags::new(images);
+    let (out, encoding) = (Shared::bytes(codes), encoding(scale, zero));
+    let part = (PART / channels.max(1)).max(1);
+    let each = (each(x.len(), executor.threads()) / channels.max(1)).next_multiple_of(part);
+    let of_image = pixels.div_ceil(each);
+    executor.run(images * of_image, &|task| {
+        let (image, first) = (task / of_image, task % of_image * each);
+        let (mut wide, mut planes) = (Vec::new(), Scratch::of::<u8>(part * channels));
+        let end = (first + each).min(pixels);
+        for at in (first..end).step_by(part) {
+            let count = part.min(end - at);
+            let planes = &mut planes.as_mut::<u8>()[..count * channels];
+            for (channel, plane) in planes.chunks_exact_mut(count).enumerate() {
+                let start = (image * channels + channel) * pixels + at;
+                flags.note(image, encode(isa, &x, start..start + count, &mut wide, encoding, plane));
+            }
+            // SAFETY: `codes` lives as long as the call, and each pixel is written by one task.
+            let out = unsafe { out.slice((image * pixels + at) * channels, count * channels) };
+            interleave(planes, channels, out);
+        }
+    });
+    flags.read(finite);
+    Ok(())
+}
+
+/// `[channels][pixels]` to `[pixels][channels]`.
+fn interleave(planes: &[u8], channels: usize, out: &mut [u8]) {
+    let count = planes.len() / channels;
+    if channels == 3 {
+        let (red, rest) = planes.split_at(count);
+        let (green, blue) = rest.split_at(count);
+        // four bytes at once, of which the next pixel's write over the last
+        for (i, ((r, g), b)) in red.iter().zip(green).zip(blue).enumerate().take(count - 1) {
+            out[i * 3..i * 3 + 4].copy_from_slice(&[*r, *g, *b, 0]);
+        }
+        let last = count - 1;
+        out[last * 3..].copy_from_slice(&[red[last], green[last], blue[last]]);
+        return;
+    }
+    for (channel, plane) in planes.chunks_exact(count).enumerate() {
+        out[channel..].iter_mut().step_by(channels).zip(plane).for_each(|(out, q)| *out = *q);
+    }
+}
+
+/// Codes of some elements; whether all are finite.
+fn encode(isa: &Isa, x: &Floats, range: Range<usize>, wide: &mut Vec<f32>, e: Encoding, out: &mut [u8]) -> bool {
+    let x = x.widen(range, wide);
+    isa.encode(x, e, out);
+    let finite = isa.absmax_bits(x) < INF_BITS;
+    if !finite {
+        x.iter().zip(out).filter(|(x, _)| !x.is_finite()).for_each(|(_, q)| *q = e.base as u8);
+    }
+    finite
+}
+
+/// Whose samples are finite.
+struct Flags(Vec<AtomicBool>);
+
+impl Flags {
+    fn new(samples: usize) -> Self {
+        Self((0..samples).map(|_| AtomicBool::new(true)).collect())
+    }
+
+    fn note(&self, sample: usize, finite: bool) {
+        if !finite {
+            self.0[sample].store(false, Relaxed);
+        }
+    }
+
+    fn read(&self, finite: &mut [bool]) {
+        finite.iter_mut().zip(&self.0).for_each(|(f, flag)| *f = flag.load(Relaxed));
+    }
 }
 
 /// `x = scale · (q − zero)`, rounded to the dtype of `out`.
@@ -72,14 +173,15 @@ pub fn dequantize_static(q: &[i8], scale: f32, zero: i8, mut out: FloatsMut, exe
     check_scale("scale", scale)?;
     check_zero("zero", zero)?;
     let out = out.share();
-    executor.run(q.len().div_ceil(TASK), &|task| {
+    let each = each(q.len(), executor.threads());
+    executor.run(q.len().div_ceil(each), &|task| {
         let mut values = Scratch::of::<f32>(PART);
-        let part = &q[task * TASK..((task + 1) * TASK).min(q.len())];
+        let part = &q[task * each..((task + 1) * each).min(q.len())];
         for (i, q) in part.chunks(PART).enumerate() {
             let values = &mut values.as_mut::<f32>()[..q.len()];
             isa.dequantize(q, scale, i32::from(zero), values);
             // SAFETY: `out` lives as long as the call, and each range is written by one task.
-            unsafe { out.write(task * TASK + i * PART, values) };
+            unsafe { out.write(task * each + i * PART, values) };
         }
     });
     Ok(())

@@ -18,7 +18,7 @@ mod requantization;
 #[cfg(test)]
 mod tests;
 
-pub use codes::{dequantize_static, quantize_static};
+pub use codes::{dequantize_static, quantize_images, quantize_static};
 pub use fixed::FixedPoint;
 pub use geometry::Geometry;
 pub use output::{Codes, Epilogue, Output};

@@ -34,6 +34,29 @@ fn codes_are_their_definition() {
 }
 
 #[test]
+fn images_are_laid_out_by_pixel() {
+    let (serial, pool) = executors();
+    for (images, channels, pixels) in [(2, 3, 97 * 53), (3, 1, 10_007), (2, 4, 5_000), (1, 5_000, 3), (2, 3, 1)] {
+        let mut x = Noise(2).floats(images * channels * pixels);
+        x[(images - 1) * channels * pixels] = f32::INFINITY;
+        let (mut want, mut finite) = (vec![0; x.len()], vec![true; images]);
+        quantize_static(Floats::F32(&x), 0.02, -5, &mut want, &mut finite, &Serial).unwrap();
+        for executor in [&serial as &dyn Executor, &pool] {
+            let (mut got, mut all) = (vec![0; x.len()], vec![true; images]);
+            quantize_images(Floats::F32(&x), channels, 0.02, -5, &mut got, &mut all, executor).unwrap();
+            assert_eq!(all, finite);
+            for (i, q) in got.iter().enumerate() {
+                let (image, pixel, channel) = (i / (channels * pixels), i / channels % pixels, i % channels);
+                assert_eq!(*q, want[(image * channels + channel) * pixels + pixel]);
+            }
+        }
+    }
+    quantize_images(Floats::F32(&[]), 3, 1.0, 0, &mut [], &mut [true; 2], &Serial).unwrap();
+    let wrong = quantize_images(Floats::F32(&[1.0; 8]), 3, 1.0, 0, &mut [0; 8], &mut [true; 2], &Serial);
+    assert!(wrong.unwrap_err().to_string().contains("finite"));
+}
+
+#[test]
 fn nothing_has_no_codes() {
     let mut finite = [false; 2];
     quantize_static(Floats::F32(&[]), 1.0, 0, &mut [], &mut finite, &Serial).unwrap();
