@@ -43,9 +43,10 @@ impl<'a> Channels<'a> {
         let (strips, threads) = (self.w.n().div_ceil(STRIP), executor.threads());
         let lines = self.patches.geometry.batch * self.patches.out_size[0];
         // lines apart where there are enough; strips share cache lines of the output, so only several go apart
+        let parts = [threads * 2, threads].into_iter().min_by_key(|parts| lines.div_ceil(*parts) * parts).unwrap_or(1);
         let (by_strip, by_line) = match threads {
             1 => (strips, lines),
-            _ if lines >= threads * 4 => (strips, lines.div_ceil(threads * 2)),
+            _ if lines >= threads * 4 => (strips, lines.div_ceil(parts)),
             _ => (strips.div_ceil(threads * 2).next_multiple_of(4), lines),
         };
         let across = strips.div_ceil(by_strip);

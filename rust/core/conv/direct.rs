@@ -108,14 +108,20 @@ impl<'a> Direct<'a> {
         let count = |phase: &Phase| batch * phase.grid[0] * phase.grid[1];
         let all: usize = self.phases.iter().map(count).sum();
         let most = self.taps.most(self.w.nr().min(self.w.n().next_multiple_of(cpu::STRIP)));
-        // rows for a few tasks a thread where there are many, whole tiles, and panels apart where there are few
+        // rows for a few tasks a thread where there are many, and panels apart where there are few
         let wanted = if threads > 1 { all.div_ceil(threads * 3).clamp(ROWS / 4, ROWS) } else { ROWS };
-        let each = wanted.next_multiple_of(most);
-        let blocks: usize = self.phases.iter().map(|phase| count(phase).div_ceil(each)).sum();
-        let splits = if blocks < threads * 2 { (threads * 4).div_ceil(blocks).min(pairs) } else { 1 };
-        let split = pairs.div_ceil(splits.max(1)).max(1);
+        // blocks of equal size: one of few rows would read all panels for those, and have a thread wait
+        let blocks = |phase: &Phase| match (count(phase) + wanted / 2) / wanted {
+            blocks if threads == 1 => blocks.max(1),
+            0 | 1 if pairs >= threads * 4 || count(phase) < threads * most * 2 => 1,
+            blocks => blocks.next_multiple_of(threads),
+        };
+        let all: usize = self.phases.iter().map(blocks).sum();
+        let splits = if all < threads * 2 { (threads * 4).div_ceil(all).min(pairs) } else { 1 };
+        let split = (pairs / splits.max(1)).max(1);
         let mut tasks = Vec::new();
         for (phase, of) in self.phases.iter().enumerate() {
+            let each = count(of).div_ceil(blocks(of)).next_multiple_of(most);
             for first in (0..count(of)).step_by(each) {
                 for pair in (0..pairs).step_by(split) {
                     let rows = first..(first + each).min(count(of));
