@@ -23,6 +23,9 @@ for (kind, group, symmetric), (n, k) in itertools.product(
         _native_cuda.gather_rows(q, ids.to(index), out)
         want = reference.embedding_canonical(ids[inside], *q, dtype)
         assert torch.equal(out[inside], want) and out[~inside].isnan().all(), (kind, group, n, k, dtype)
+before = launches()
+rows = cuda.embedding_canonical(ids[inside], *q, torch.float16)
+assert launches() == before + 1 and torch.equal(rows, reference.embedding_canonical(ids[inside], *q, torch.float16))
 _native_cuda.gather_rows(q, torch.tensor([2**32 + 1, 2]), out := torch.zeros(2, k))
 assert out[0].isnan().all() and out[1].isfinite().all()
 _native_cuda.gather_rows(q, torch.empty(0, dtype=torch.int64), torch.empty(0, k))
@@ -76,21 +79,11 @@ def test_outliers_beside_int8_are_the_cpu_s_bits(cuda_driver, cubins):
     cuda_emulator.run(
         COMPARE
         + """
+from rquant._backends import cuda_outliers
 def product(x, q, bias, threshold, chosen, kept):
-    m, k = x.shape
-    n = q.codes.shape[0]
-    columns, count = torch.zeros(k, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
-    flags = torch.zeros(k, dtype=torch.uint8)
-    if chosen is None:
-        _native_cuda.find_outliers(x, threshold, flags, columns, count)
-    else:
-        columns, count[0] = torch.tensor(chosen, dtype=torch.int32), len(chosen)
-        flags[chosen] = 1
-    codes, scale = torch.empty(m, k, dtype=torch.int8), torch.empty(m)
-    _native_cuda.quantize_rows(x, None, codes, scale, flags)
-    added, out = torch.full((m, n), torch.nan), torch.empty(m, n, dtype=x.dtype)
-    _native_cuda.outlier_products(x, columns, count, kept, q, bias, added)
-    _native_cuda.linear_int8(codes, scale, q, added, out)
+    before = launches()
+    out = cuda_outliers.linear_outliers_canonical(x, *q[:3], bias, *q[3:], threshold, chosen, kept)
+    assert launches() == before + (3 if threshold is None else 5)
     return out
 
 for m, (n, k), (kind, group, symmetric) in itertools.product(

@@ -147,15 +147,22 @@ assert seen == [True, True]
 
 
 @needs_compiler
-def test_an_old_gpu_dequantizes(cuda_driver, cubins):
+def test_an_old_gpu_multiplies_few_rows_and_dequantizes_for_many(cuda_driver, tmp_path):
     cuda_emulator.run(
         WEIGHT
         + """
 assert _rquant.cuda_device(0) == ("sm_75", 132)
 before = launches()
 got = product()
-assert launches() == before + 1  # dequantize
+assert launches() == before + 1
 torch.testing.assert_close(got, reference.linear_canonical(x, *q[:3], None, *q[3:], False), rtol=2e-3, atol=2e-3)
+few, x = x, torch.randn(20, 64).half()
+many = product()
+assert launches() == before + 2
+torch.testing.assert_close(many, reference.linear_canonical(x, *q[:3], None, *q[3:], False), rtol=1e-2, atol=1e-2)
+names = sorted(name.split(".")[0] for name in os.listdir(os.environ["RQUANT_CACHE_DIR"]) if "sm_75" in name)
+assert names == ["dequantize_4", "linear_simt_4"], names
+x = few
 codes, scale = reference.quantize_rows(x)
 try:
     _native_cuda.linear_int8(codes, scale, q, None, got)
@@ -165,7 +172,7 @@ else:
     raise AssertionError
 """,
         cuda_driver,
-        cubins,
+        tmp_path,
         RQUANT_EMULATOR_ARCH="75",
     )
 

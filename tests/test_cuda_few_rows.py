@@ -125,13 +125,13 @@ for (kind, group, symmetric), m, count in itertools.product(
     q, x, bias = weight(n, k, kind, group, symmetric), torch.randn(m, k).half(), torch.randn(n).half()
     out, parts = torch.full((m, n), torch.nan).half(), torch.full((count, m, n), torch.nan)
     before = launches()
-    _native_cuda.linear(x, q, bias, out, parts)
+    _native_cuda.linear(x, q, bias, out, parts=parts)
     assert launches() == before + 2
     want = x.double() @ reference.dequantize_canonical(*q, torch.float32).double().T + bias.double()
     assert off(out, want) < 4e-4, (kind, group, m, count, off(out, want))
     print(out.view(torch.int16).tolist())
     x[0, 3] = torch.inf
-    _native_cuda.linear(x, q, bias, out, parts)
+    _native_cuda.linear(x, q, bias, out, parts=parts)
     assert out[0].isnan().all() and out[1:].isfinite().all()
 """
     )
@@ -150,10 +150,14 @@ def parts(m, n, k, dtype=torch.float16):
 assert parts(16, 4096, 4096) == 2 and parts(16, 1024, 4096) == 8 and parts(1, 256, 32768) == 8
 assert parts(16, 8448, 4096) == 1 and parts(1, 4096, 4096) == 1 and parts(16, 64, 128) == 1
 assert parts(1, 64, 32768, torch.float32) == 1
+q, x = _native.quantize(torch.randn(20, 2048), 4, 32, True), torch.randn(12, 2048).half()
+before = launches()
+cuda.linear_canonical(x, *q[:3], None, *q[3:], False)
+assert launches() == before + 2
 q, x = _native.quantize(torch.randn(20, 64), 4, 32, True), torch.randn(3, 64)
 for parts in (torch.empty(2, 3, 20), torch.empty(0, 3, 20)):
     try:
-        _native_cuda.linear(x, q, None, torch.empty(3, 20), parts)
+        _native_cuda.linear(x, q, None, torch.empty(3, 20), parts=parts)
     except ValueError as error:
         assert "parts: expected 1, or memory for them and a kernel that shares k" in str(error)
     else:

@@ -83,10 +83,15 @@ def linear_canonical(
 
 def _float(rows: Tensor, q: QMatrix, bias: Tensor | None) -> Tensor:
     index, _ = _native_cuda.place(rows)
-    route = "dequantize"
+    route = "small" if _few(rows, q) else "dequantize"
     if rows.dtype != torch.float32 and routes.has_kernels(q, index):
         route = _route(index, str(rows.dtype).removeprefix("torch."), q, rows.shape[0])
     return routes.linear(route, rows, q, bias)
+
+
+def _few(x: Tensor, q: QMatrix) -> bool:
+    """Whether the kernel for few rows takes x of any float dtype on any device."""
+    return routes.groups_fit(q) and x.numel() // q.cols <= table.MOST_SMALL
 
 
 def _integer(rows: Tensor, q: QMatrix, bias: Tensor | None, scale: Tensor | None) -> Tensor:
@@ -111,15 +116,15 @@ def _multiplied(q: QMatrix, x: Tensor, integer: bool) -> bool:
     """Whether some route multiplies by a readable weight; says once why a product is not of the fast ones."""
     if integer:
         return multiplies_integers("linear_canonical", q, x)
-    if q.kind in _FLOAT8:
-        return True  # a type of which only the storage is promised to be small
+    if q.kind in _FLOAT8 or _few(x, q):
+        return True  # of float8 only the storage is promised to be small
     index, _ = _native_cuda.place(x)
     if not routes.has_kernels(q, index):
         tell("linear_canonical", *_without_kernel(q, index))
     elif x.dtype == torch.float32:
         tell(
             "linear_canonical",
-            "kernels multiply float16 and bfloat16, and x is float32: the weight is dequantized for each call",
+            "kernels multiply float16 and bfloat16, or a few rows, and x is float32: the weight is dequantized for each call",
             "use model.half() or model.bfloat16(), or activations='int8', which takes float32 too",
         )
     return True
@@ -192,8 +197,11 @@ def embedding_canonical(
     group_size: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Rows `ids` of the weight, gathered as codes and then dequantized, `[..., dim]`."""
+    """Rows `ids` of the dequantized weight, `[..., dim]`; of NaN for an id outside of the weight, which nobody waits to hear of."""
     check_devices(ids, codes, scale, zero_point)
+    q = QMatrix(codes, scale, zero_point, dim, kind, group_size)
+    if _readable(q) and _native_cuda.is_float(dtype) and ids.dtype in (torch.int64, torch.int32) and ready():
+        return routes.gather_rows(routes.plain(q), ids.contiguous(), dtype)
     flat = ids.reshape(-1)
     zero = None if zero_point is None else zero_point[flat]
     rows = dequantize_canonical(codes[flat], scale[flat], zero, dim, kind, group_size, dtype)

@@ -1,8 +1,9 @@
 """LLM.int8() on CUDA tensors: the integer product of x without its large columns, and those in float.
 
-Which columns reach the threshold is known on the device only. Outside of a graph they are asked for, one wait a call, and
-only their weights are dequantized; while a stream records nothing may wait, and the float product takes all columns, zeros
-where there are no outliers.
+Which columns reach the threshold is known on the device only, where kernels list them and multiply by those that are listed.
+A weight that they do not take goes through plain torch. Outside of a graph it asks for the columns, one wait a call, and
+dequantizes their weights only; while a stream records nothing may wait, and its float product takes all columns, zeros where
+there are no outliers.
 """
 
 from functools import lru_cache
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._native import QMatrix
+from ..cuda import outlier_route as routes
 from . import cuda, reference
 from .elsewhere import check_devices
 
@@ -35,6 +37,10 @@ def linear_outliers_canonical(
         raise ValueError(f"x: expected a last dimension of {in_features}, got shape {tuple(x.shape)}")
     q = QMatrix(codes, scale, zero_point, in_features, kind, group_size)
     rows = x.reshape(-1, in_features)
+    if routes.lists_outliers(q, x):
+        chosen = None if columns is None else tuple(columns)
+        out = routes.linear_outliers(rows, q, bias, threshold or torch.inf, chosen, column_weight)
+        return out.reshape(*x.shape[:-1], codes.shape[0])
     if columns is None and in_features:
         mask = reference.outlier_mask(rows, threshold or torch.inf)
         if capturing(x):

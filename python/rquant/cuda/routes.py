@@ -26,9 +26,14 @@ def plain(q: QMatrix) -> QMatrix:
     return QMatrix(_native_cuda.aligned(q.codes), q.scale.contiguous(), zero, q.cols, q.kind, q.group_size)
 
 
+def groups_fit(q: QMatrix) -> bool:
+    """Whether kernels for products take this weight."""
+    return q.kind in INTEGERS and (q.group_size % 32 == 0 or whole_rows(q))
+
+
 def has_kernels(q: QMatrix, index: int) -> bool:
-    """Whether there are kernels for products with this weight on device `index`."""
-    return q.kind in INTEGERS and (q.group_size % 32 == 0 or whole_rows(q)) and has_tensor_cores(index)
+    """Whether there are kernels for products of any number of rows with this weight on device `index`."""
+    return groups_fit(q) and has_tensor_cores(index)
 
 
 def sums_fit(q: QMatrix) -> bool:
@@ -39,13 +44,22 @@ def sums_fit(q: QMatrix) -> bool:
 def linear(route: str, x: Tensor, q: QMatrix, bias: Tensor | None) -> Tensor:
     """`x @ dequantize(q).T + bias` of x `[m, k]`, in its dtype; a row with NaN or infinity gives a row of NaN.
 
-    "small" and "tiled" are of float16 and bfloat16 and weights that `has_kernels`; "small" of few rows, else it is "tiled".
+    "small" and "tiled" are of float16 and bfloat16 and weights that `has_kernels`; "small" of few rows, else it is "tiled". Few
+    rows of float32, or without tensor cores, can be "small" too if `groups_fit`.
     """
     if route == "dequantize":
         return _by_dequantizing(x, q, bias)
     out = x.new_empty((x.shape[0], q.codes.shape[0]))
-    _native_cuda.linear(x, q, bias, out, route == "small" and x.shape[0] <= MOST_SMALL)
+    small = route == "small" and x.shape[0] <= MOST_SMALL
+    count = _native_cuda.count_parts(x, q, small)
+    parts = x.new_empty((count, *out.shape), dtype=torch.float32) if count > 1 else None
+    _native_cuda.linear(x, q, bias, out, small, parts)
     return out
+
+
+def gather_rows(q: QMatrix, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows `ids` (int64 or int32, any shape) of the float weight, `[..., k]`; NaN for an id that is not of a row."""
+    return _native_cuda.gather_rows(q, ids, q.codes.new_empty((*ids.shape, q.cols), dtype=dtype))
 
 
 def dequantize(q: QMatrix, dtype: torch.dtype) -> Tensor:
@@ -60,10 +74,11 @@ def _by_dequantizing(x: Tensor, q: QMatrix, bias: Tensor | None) -> Tensor:
     return out.add_(torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True) * 0)
 
 
-def quantize_rows(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-    """int8 codes `[m, k]` and float32 scale `[m]` of activations; under given scales, 1 or `m`, if there are any."""
+def quantize_rows(x: Tensor, scale: Tensor | None, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """int8 codes `[m, k]` and float32 scale `[m]` of activations; under given scales, 1 or `m`, if there are any. Columns
+    that `skip`, uint8 `[k]`, flags count as 0."""
     codes, out = torch.empty_like(x, dtype=torch.int8), x.new_empty(x.shape[0], dtype=torch.float32)
-    _native_cuda.quantize_rows(x, scale, codes, out)
+    _native_cuda.quantize_rows(x, scale, codes, out, skip)
     return codes, out
 
 

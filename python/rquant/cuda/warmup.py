@@ -12,7 +12,7 @@ _TILES = (MOST_SMALL, 16)
 def warmup(model: Any) -> int:
     """Compile and load every kernel that the frozen quantized layers of `model` need, for any number of rows.
 
-    Each kind of layer (bits, group size, compute dtype, arithmetic) is run once for each kernel, on zeros. Returns how many
+    Each kind of layer (sizes, bits, group size, compute dtype, arithmetic) is run once for each kernel, on zeros. Returns how many
     products were made. Layers that are not on a CUDA device are left alone, so it may be called anywhere. Call it before
     `torch.cuda.graph`; what the rest of the model needs, its own forward on sample input loads.
     """
@@ -50,7 +50,7 @@ def _runs_kernels(layer: Any) -> bool:
 def _kind(layer: Any) -> object:
     q = layer.canonical()
     return (
-        type(layer), q.codes.device, q.kind, q.group_size, q.scale.dtype, q.zero_point is None,
+        type(layer), q.codes.device, q.codes.shape[0], q.cols, q.kind, q.group_size, q.scale.dtype, q.zero_point is None,
         layer.compute_like.dtype, getattr(layer, "activations", None), getattr(layer, "calibrated", None),
         str(getattr(layer, "outliers", None)),
     )  # fmt: skip
