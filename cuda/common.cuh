@@ -63,6 +63,9 @@ DEVICE u32 andn_or(u32 a, u32 b, u32 c) { u32 r; asm("lop3.b32 %0, %1, %2, %3, 0
 // Four bytes out of those of a (0 to 3) and b (4 to 7), the first named by the lowest digit of `order`.
 DEVICE u32 pick_bytes(u32 a, u32 b, u32 order) { u32 r; asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(order)); return r; }
 
+// c + the sum of the products of the four int8 of a and b; it wraps around.
+DEVICE int dot_bytes(u32 a, u32 b, int c) { int d; asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c)); return d; }
+
 // ---- memory ----------------------------------------------------------------------------------------------------------
 
 // 16 aligned bytes that nothing writes while the kernel runs.

@@ -1,4 +1,4 @@
-// Integer products: int32 sums and zero points to floats, and what is added to them.
+// Integer products: their activations, int32 sums and zero points to floats, and what is added to them.
 #pragma once
 #include "weights.cuh"
 
@@ -25,5 +25,16 @@ DEVICE float integer_part(int products, int sum, const Zero& z, int zero_kind) {
 struct Added {
     const void* values;
     int dtype, stride;
-    DEVICE float at(const Added& a, int row, int col) { return a.values ? load_real(a.values, (i64)row * a.stride + col, a.dtype) : 0; }
+    DEVICE float at(const Added& a, int row, int col) {
+        return a.values ? load_real(a.values, (i64)row * a.stride + col, a.dtype) : 0;
+    }
 };
+
+// 8 int8 of a row from k0 on, zeros beyond its end.
+DEVICE u32x2 load_bytes8(const i8* row, int k0, int k) {
+    u32x2 x = {0, 0};
+    if (k % 8 == 0) return k0 < k ? load_global8(row + k0) : x;
+    UNROLL for (int i = 0; i < 8; i++)
+        if (k0 + i < k) (i < 4 ? x.x : x.y) |= (u32)(u8)row[k0 + i] << (8 * (i % 4));
+    return x;
+}

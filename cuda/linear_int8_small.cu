@@ -9,15 +9,6 @@
 
 constexpr int BITS = CODE_BITS;
 
-// 8 int8 of a row from k0 on, zeros beyond its end.
-DEVICE u32x2 load_activations(const i8* row, int k0, int k) {
-    u32x2 x = {0, 0};
-    if (k % 8 == 0) return k0 < k ? load_global8(row + k0) : x;
-    UNROLL for (int i = 0; i < 8; i++)
-        if (k0 + i < k) (i < 4 ? x.x : x.y) |= (u32)(u8)row[k0 + i] << (8 * (i % 4));
-    return x;
-}
-
 KERNEL(linear_int8_small, WARPS * 32)(const i8* x, const float* row_scale, const u8* codes, const void* scale, int scale_dtype,
                                       const void* zero, int zero_kind, const void* bias, int bias_dtype, int bias_stride,
                                       void* out, int out_dtype, int m, int n, int k, int group_size) {
@@ -42,7 +33,7 @@ KERNEL(linear_int8_small, WARPS * 32)(const i8* x, const float* row_scale, const
     Ahead<u32x2> now, next;
     auto look = [&](int chunk, Ahead<u32x2>& a) {
         look_ahead<BITS>(a, group, p, row0 + g, chunk, whole ? 0 : blocks, [&](int block) {
-            return g < m ? load_activations(x + (i64)g * k, block * BLOCK_K + t * 8, k) : u32x2{0, 0};
+            return g < m ? load_bytes8(x + (i64)g * k, block * BLOCK_K + t * 8, k) : u32x2{0, 0};
         });
     };
     look(warp, now);

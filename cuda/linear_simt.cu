@@ -1,22 +1,20 @@
 // Float activations of 1 to 8 rows times a quantized weight, without tensor cores and asynchronous copies: what compute
 // capability 7.5 has for float16, and any for float32. out[m, n] = x[m, k] (S (q - Z))[n, k]^T + bias, in float32.
 //
-// A warp has 4 rows of the weight; each lane takes 8 neighbours of k, all 32 lanes 256. Eight neighbours are of one group: group
-// sizes are multiples of 32 (one group a row: k rounded up to one).
-#include "weights.cuh"
+// See simt.cuh. Group sizes are multiples of 32 (one group a row: k rounded up to one).
+#include "simt.cuh"
 
-constexpr int WARPS = 4, ROWS = 4, TOKENS = 8, BITS = CODE_BITS, PER_LANE = 8, STEP_K = 32 * PER_LANE;
+constexpr int BITS = CODE_BITS;
 
 // A lane's 8 codes q - Z of a row of the weight as floats. They are put into the mantissa of 2^23, which is exact.
-DEVICE void load_weights(const u8* row, int k0, i64 row_bytes, float zero, float (&w)[PER_LANE]) {
+template <int BITS> DEVICE void load_weights(const u8* row, int k0, i64 row_bytes, float zero, float (&w)[PER_LANE]) {
     constexpr u32 magic = 0x4b000000;
     constexpr float away = 8388608 + (1 << (BITS - 1));
-    const u8* at = row + k0 / 8 * BITS;
-    u32 low = BITS == 2 ? *(const u16*)at : *(const u32*)at, high = 0;
-    if (BITS == 8 && k0 + 4 < row_bytes) high = *(const u32*)(at + 4);
+    const Codes<BITS> codes = load_codes<BITS>(row, k0, row_bytes);
     UNROLL for (int i = 0; i < PER_LANE; i++) {
-        const u32 bits = BITS == 8 ? pick_bytes(i < 4 ? low : high, magic, 0x7440 + i % 4)
-                                   : and_or(low >> (BITS * i & 31), (1u << BITS) - 1, magic);
+        u32 bits;
+        if constexpr (BITS == 8) bits = pick_bytes(i < 4 ? codes.raw.x : codes.raw.y, magic, 0x7440 + i % 4);
+        else bits = and_or(codes.raw >> (BITS * i), (1u << BITS) - 1, magic);
         w[i] = float_of_bits(bits) - away - zero;
     }
 }
@@ -46,14 +44,13 @@ DEVICE void linear_simt(const void* x, const u8* codes, const Parameters& p, con
     const int lane = thread_index() % 32, row0 = (block_x() * WARPS + thread_index() / 32) * ROWS;
     const i64 row_bytes = (i64)(k + 32 / BITS - 1) / (32 / BITS) * 4;
     float total[ROWS][TOKENS] = {}, bad[TOKENS] = {};
-    int group = lane * PER_LANE / group_size, inside = lane * PER_LANE % group_size;
-    const int groups_on = STEP_K / group_size, inside_on = STEP_K % group_size;
+    LaneGroup group = LaneGroup::start(lane, group_size);
     NO_UNROLL for (int k0 = lane * PER_LANE; k0 < k; k0 += STEP_K) {
         float w[ROWS][PER_LANE], scale[ROWS];
         UNROLL for (int r = 0; r < ROWS; r++) {
             float zero;
-            load_parameters<BITS>(p, row0 + r, group, scale[r], zero);  // of a row that is not there, 0
-            load_weights(codes + (row0 + r < p.rows ? row0 + r : 0) * row_bytes, k0, row_bytes, zero, w[r]);
+            load_parameters<BITS>(p, row0 + r, group.now, scale[r], zero);  // of a row that is not there, 0
+            load_weights<BITS>(codes + (row0 + r < p.rows ? row0 + r : 0) * row_bytes, k0, row_bytes, zero, w[r]);
         }
         UNROLL for (int token = 0; token < TOKENS; token++) {
             if (token < m) {
@@ -67,8 +64,7 @@ DEVICE void linear_simt(const void* x, const u8* codes, const Parameters& p, con
                 UNROLL for (int i = 0; i < PER_LANE; i++) bad[token] = fma_float(v[i], 0, bad[token]);  // NaN of infinity too
             }
         }
-        group += groups_on, inside += inside_on;
-        if (inside >= group_size) group++, inside -= group_size;
+        LaneGroup::step(group);
     }
     float mine = 0;  // of 32 sums, each lane stores one
     UNROLL for (int token = 0; token < TOKENS; token++) UNROLL for (int r = 0; r < ROWS; r++) {

@@ -22,8 +22,9 @@ KERNEL(outlier_products, THREADS)(const void* x, int x_dtype, const int* columns
         const int column = columns[listed];
         float s, z;
         load_parameters<BITS>(p, row, column / group_size, s, z);
-        const int byte = codes[row * row_bytes + column / (8 / BITS)], q = byte >> (column % (8 / BITS) * BITS) & ((1 << BITS) - 1);
-        return multiply((float)(q - (1 << (BITS - 1))) - z, s);
+        const int byte = codes[row * row_bytes + column / (8 / BITS)];
+        const int q = (byte >> (column % (8 / BITS) * BITS) & ((1 << BITS) - 1)) - (1 << (BITS - 1));
+        return multiply((float)q - z, s);
     };
     float sum[MINE];
     UNROLL for (int i = 0; i < MINE; i++) sum[i] = bias && col < n ? load_real(bias, col, bias_dtype) : 0;
@@ -35,12 +36,15 @@ KERNEL(outlier_products, THREADS)(const void* x, int x_dtype, const int* columns
         }
         for (int i = thread; i < ROWS * DEPTH; i += THREADS) {
             const int j = i % DEPTH, row = i / DEPTH;
-            if (j < depth) tile_x[j * (ROWS + 1) + row] = m0 + row < m ? load_real(x, (i64)(m0 + row) * k + columns[first + j], x_dtype) : 0;
+            if (j >= depth) continue;
+            const i64 at = (i64)(m0 + row) * k + columns[first + j];
+            tile_x[j * (ROWS + 1) + row] = m0 + row < m ? load_real(x, at, x_dtype) : 0;
         }
         sync_block();
-        for (int j = 0; j < depth; j++)
-            UNROLL for (int i = 0; i < MINE; i++)
-                sum[i] = fma_float(tile_w[j * (COLS + 1) + thread % COLS], tile_x[j * (ROWS + 1) + thread / COLS + i * (THREADS / COLS)], sum[i]);
+        for (int j = 0; j < depth; j++) {
+            const float w = tile_w[j * (COLS + 1) + thread % COLS], *of_rows = tile_x + j * (ROWS + 1) + thread / COLS;
+            UNROLL for (int i = 0; i < MINE; i++) sum[i] = fma_float(w, of_rows[i * (THREADS / COLS)], sum[i]);
+        }
         sync_block();
     }
     UNROLL for (int i = 0; i < MINE; i++) {

@@ -18,8 +18,8 @@ template <int BITS> struct Ring {
         return ring;
     }
     DEVICE void fetch(const Ring& r, int chunk, int stage) {
-        if (chunk < r.end)
-            fill_tile<BITS, BITS, ROWS, 32>(r.memory + stage * STAGE_BYTES, r.weight, r.row0, chunk * (CHUNK_K * BITS / 8), r.lane);
+        const int first_byte = chunk * (CHUNK_K * BITS / 8);
+        if (chunk < r.end) fill_tile<BITS, BITS, ROWS, 32>(r.memory + stage * STAGE_BYTES, r.weight, r.row0, first_byte, r.lane);
         copies_commit();
     }
     // The tile of `chunk`, the next in turn; it stays until the next call.

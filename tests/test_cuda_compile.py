@@ -24,6 +24,7 @@ QUICK = {
     "linear_int8_2",
     "linear_int8_small_4",
     "linear_simt_2",
+    "linear_int8_simt_4",
     "outliers",
     "outlier_products_8",
     "add_parts",
@@ -47,7 +48,7 @@ def resources(log):
 @pytest.mark.parametrize("arch", ARCHITECTURES if FULL else ["sm_75", "sm_80", "sm_90a"])
 def test_sources_compile(arch, capsys):
     most = {"linear_small": 128, "linear_tiled": 255, "linear_int8": 255}
-    most |= {"linear_int8_small": 128, "linear_simt": 168, "outlier_products": 128}
+    most |= {"linear_int8_small": 128, "linear_simt": 168, "linear_int8_simt": 168, "outlier_products": 128}
     rows = []
     for name, file, _, kernels, ampere in MODULES:
         if ampere and arch == "sm_75":

@@ -216,6 +216,12 @@ DEVICE u32 pick_bytes(u32 a, u32 b, u32 order) {
     return r;
 }
 
+DEVICE int dot_bytes(u32 a, u32 b, int c) {
+    u32 sum = (u32)c;
+    for (int i = 0; i < 32; i += 8) sum += (u32)((int)(i8)(a >> i) * (int)(i8)(b >> i));
+    return (int)sum;
+}
+
 DEVICE u32x4 load_global16(const void* p) {
     if ((uintptr_t)p % 16) emulator::fail("misaligned load of 16 bytes");
     u32x4 r;

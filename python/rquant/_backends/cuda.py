@@ -90,7 +90,7 @@ def _float(rows: Tensor, q: QMatrix, bias: Tensor | None) -> Tensor:
 
 
 def _few(x: Tensor, q: QMatrix) -> bool:
-    """Whether the kernel for few rows takes x of any float dtype on any device."""
+    """Whether a kernel for few rows takes x of any float dtype, as it is or as int8, on any device."""
     return routes.groups_fit(q) and x.numel() // q.cols <= table.MOST_SMALL
 
 
@@ -103,7 +103,7 @@ def integer_route(codes: Tensor, q: QMatrix) -> str:
     """The way of int8 `[m, k]` and a weight of which `multiplies_integers`."""
     index, _ = _native_cuda.place(codes)
     if not has_tensor_cores(index):
-        return "int_mm"
+        return "integer" if _few(codes, q) else "int_mm"
     return _route(index, "int8", q, codes.shape[0]) if routes.takes_int_mm(codes.shape[0], q) else "integer"
 
 
@@ -133,7 +133,7 @@ def _multiplied(q: QMatrix, x: Tensor, integer: bool) -> bool:
 def multiplies_integers(op: str, q: QMatrix, x: Tensor) -> bool:
     """Whether int8 rows of x's shape are multiplied by this weight exactly; says once why they are not."""
     index, _ = _native_cuda.place(x)
-    kernels = routes.has_kernels(q, index) and routes.sums_fit(q)
+    kernels = (routes.has_kernels(q, index) or _few(x, q)) and routes.sums_fit(q)
     fits = kernels or routes.takes_int_mm(x.numel() // q.cols, q)
     if not fits:
         tell(op, *_without_kernel(q, index))

@@ -1,10 +1,11 @@
 //! The sources, and what they are compiled to: one module for each variant, compiled when first used.
 
-const HEADERS: [(&str, &str); 7] = [
+const HEADERS: [(&str, &str); 8] = [
     ("common.cuh", include_str!("../../../cuda/common.cuh")),
     ("weights.cuh", include_str!("../../../cuda/weights.cuh")),
     ("tile.cuh", include_str!("../../../cuda/tile.cuh")),
     ("small.cuh", include_str!("../../../cuda/small.cuh")),
+    ("simt.cuh", include_str!("../../../cuda/simt.cuh")),
     ("split.cuh", include_str!("../../../cuda/split.cuh")),
     ("integer.cuh", include_str!("../../../cuda/integer.cuh")),
     ("row.cuh", include_str!("../../../cuda/row.cuh")),
@@ -43,11 +44,13 @@ impl Module {
                 Self::outlier_products(bits),
             ]);
             all.extend([Self::linear_int8(bits, false), Self::linear_int8_small(bits, false)]);
+            all.push(Self::linear_int8_simt(bits, false));
             for half in [Half::F16, Half::Bf16] {
                 all.extend([Self::linear_small(bits, half), Self::linear_tiled(bits, half)]);
             }
         }
         all.extend([Self::linear_int8(8, true), Self::linear_int8_small(8, true)]);
+        all.push(Self::linear_int8_simt(8, true));
         all.extend(FLOAT8.map(Self::dequantize));
         all
     }
@@ -100,6 +103,11 @@ impl Module {
     /// Likewise.
     pub(super) const fn linear_int8_small(bits: usize, symmetric: bool) -> Self {
         Self::of("linear_int8_small", bits, None, symmetric && bits == 8)
+    }
+
+    /// Likewise.
+    pub(super) const fn linear_int8_simt(bits: usize, symmetric: bool) -> Self {
+        Self::of("linear_int8_simt", bits, None, symmetric && bits == 8)
     }
 
     /// What follows the names of its kernels.
@@ -155,7 +163,7 @@ impl Module {
 
     /// Whether it uses what compute capability 7.5 lacks: asynchronous copies, products of bfloat16.
     pub fn needs_ampere(&self) -> bool {
-        self.source.starts_with("linear") && self.source != "linear_simt"
+        self.source.starts_with("linear") && !self.source.ends_with("simt")
     }
 
     /// The text of the source.
@@ -168,6 +176,7 @@ impl Module {
             "outliers" => include_str!("../../../cuda/outliers.cu"),
             "outlier_products" => include_str!("../../../cuda/outlier_products.cu"),
             "linear_simt" => include_str!("../../../cuda/linear_simt.cu"),
+            "linear_int8_simt" => include_str!("../../../cuda/linear_int8_simt.cu"),
             "linear_int8_small" => include_str!("../../../cuda/linear_int8_small.cu"),
             "linear_small" => include_str!("../../../cuda/linear_small.cu"),
             "linear_tiled" => include_str!("../../../cuda/linear_tiled.cu"),

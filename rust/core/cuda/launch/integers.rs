@@ -58,13 +58,14 @@ impl Device {
             group,
         ];
         let symmetric = w.zero_point == ZeroPoint::None;
-        let small = (Module::linear_int8_small(w.bits, symmetric), "linear_int8_small", Shape::small(w.bits));
-        let (module, kernel, shape) = if x.m <= 8 {
-            small
-        } else {
+        let (module, kernel, shape) = if x.m > 8 {
             let shape = Shape::tiled(x.m, 128, 3, w.bits, 1);
             let kernel = if shape.rows == 16 { "linear_int8_tiled16" } else { "linear_int8_tiled64" };
             (Module::linear_int8(w.bits, symmetric), kernel, shape)
+        } else if self.capability().0 >= 8 {
+            (Module::linear_int8_small(w.bits, symmetric), "linear_int8_small", Shape::small(w.bits))
+        } else {
+            (Module::linear_int8_simt(w.bits, symmetric), "linear_int8_simt", Shape::simt())
         };
         let grid = shape.grid(x.m, w.n)?;
         // SAFETY: as in `dequantize`.
