@@ -1,6 +1,6 @@
 //! The driver for int8 convolutions of each channel by itself: a strip of 16 channels at a time, line by line.
 
-use super::output::{Columns, Sink, TileRows};
+use super::output::{Columns, Places, Sink, TileRows};
 use super::patches::Patches;
 use super::phases::Phase;
 use crate::buffer::Scratch;
@@ -8,7 +8,7 @@ use crate::cpu::depthwise::{COLUMN, Depthwise, Line};
 use crate::cpu::{self, Isa, STRIP};
 use crate::executor::Executor;
 use crate::matrix::ZeroKind;
-use crate::prepack::{PackedRef, Panel};
+use crate::prepack::PackedRef;
 use crate::qtype::QuantType;
 use std::ops::Range;
 
@@ -21,10 +21,14 @@ pub(super) struct Channels<'a> {
     whole: Phase,
 }
 
-/// Weights of a strip as the kernel reads them, and its sums' start.
+/// Up to 16 channels.
 struct Strip {
+    first: usize,
+    channels: usize,
+    columns: Columns,
     /// Per four rows of the kernel: `[column][channel][4]`, signed, 0 where there is no row.
     weights: Vec<u8>,
+    /// Where its sums start.
     start: [i32; STRIP],
 }
 
@@ -55,56 +59,71 @@ impl<'a> Channels<'a> {
             let lines = line..(line + by_line).min(lines);
             let width = self.patches.out_size[1];
             let rows = TileRows::new(self.patches, &self.whole, scales, lines.start * width..lines.end * width, sink);
-            for strip in strip..(strip + by_strip).min(strips) {
-                self.strip(strip * STRIP, lines.clone(), &rows, sink);
-            }
+            let strips: Vec<_> =
+                (strip..(strip + by_strip).min(strips)).map(|i| self.lay_out(i * STRIP, sink)).collect();
+            self.lines(&strips, lines, &rows, sink);
         });
     }
 
-    /// The 16 channels from `first` on of some lines of the output.
-    #[allow(unsafe_code)]
-    fn strip(&self, first: usize, lines: Range<usize>, rows: &TileRows, sink: &Sink) {
+    /// Some lines of the output: all strips of each, which share its cache lines.
+    fn lines(&self, strips: &[Strip], lines: Range<usize>, rows: &TileRows, sink: &Sink) {
         let (g, [height, width]) = (self.patches.geometry, self.patches.out_size);
-        let panel = self.w.panel(first / self.w.nr());
-        let within = first - panel.first..first - panel.first + STRIP;
-        let channels = STRIP.min(g.channels - first);
-        let columns: Columns = sink.columns(&panel, within.clone(), 0..panel.used);
-        let strip = self.lay_out(&panel, within.start);
         let span = (width - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1;
-        let mut quads = Scratch::of::<u8>(span * COLUMN);
-        let quads = quads.as_mut::<u8>();
+        let (mut quads, mut acc) = (Scratch::of::<u8>(span * COLUMN), Scratch::of::<i32>(width * STRIP));
+        let (quads, acc) = (quads.as_mut::<u8>(), acc.as_mut::<i32>());
         quads.fill(self.patches.zero as u8 ^ 0x80);
         // the columns that are input: those around them stay as they are
         let left = g.padding[1].min(span);
-        let inside = &mut quads[left * COLUMN..(left + g.size[1]).min(span) * COLUMN];
-        let padding = [self.patches.zero; STRIP];
-        let mut acc = Scratch::of::<i32>(width * STRIP);
-        let acc = acc.as_mut::<i32>();
-        let (at_inside, len_inside) = (left * COLUMN, inside.len());
+        let inside = left * COLUMN..(left + g.size[1]).min(span) * COLUMN;
         for (i, line) in lines.enumerate() {
-            let (image, y) = (line / height, line % height);
-            for (four, weights) in strip.weights.chunks_exact(g.kernel[1] * COLUMN).enumerate() {
-                let mut from = [Line { at: padding.as_ptr().cast(), step: 0 }; 4];
-                for (tap, from) in (four * 4..g.kernel[0]).zip(&mut from) {
-                    if let Some(y) = g.source(0, y, tap) {
-                        let at = (image * g.size[0] + y) * g.size[1] * g.channels + first;
-                        *from = Line { at: self.patches.x[at..].as_ptr().cast(), step: g.channels };
-                    }
-                }
-                let inside = &mut quads[at_inside..at_inside + len_inside];
-                // SAFETY: a line of the input has as many columns as are inside; these channels are its own.
-                unsafe { self.kernels.columns(&from[..4.min(g.kernel[0] - four * 4)], channels, inside) };
-                let start = (four == 0).then_some(&strip.start);
-                self.kernels.products(quads, weights, [g.stride[1], g.dilation[1]], start, acc);
+            let places = rows.of(i * width, width);
+            for strip in strips {
+                self.line(strip, [line / height, line % height], quads, inside.clone(), acc, places, sink);
             }
-            // SAFETY: the output lives as long as the call; this task alone has these lines of these channels.
-            unsafe { sink.write_tile(self.isa, acc, &columns, rows.of(i * width, width)) };
         }
     }
 
-    /// The weights of the strip that begins at column `column` of a panel.
-    fn lay_out(&self, panel: &Panel, column: usize) -> Strip {
-        let kernel = self.patches.geometry.kernel;
+    /// One line of a strip.
+    #[allow(unsafe_code)]
+    fn line(
+        &self,
+        strip: &Strip,
+        [image, y]: [usize; 2],
+        quads: &mut [u8],
+        inside: Range<usize>,
+        acc: &mut [i32],
+        places: Places,
+        sink: &Sink,
+    ) {
+        let g = self.patches.geometry;
+        let (steps, padding) = ([g.stride[1], g.dilation[1]], [self.patches.zero; STRIP]);
+        for (four, weights) in strip.weights.chunks_exact(g.kernel[1] * COLUMN).enumerate() {
+            let mut from = [Line { at: padding.as_ptr().cast(), step: 0 }; 4];
+            for (tap, from) in (four * 4..g.kernel[0]).zip(&mut from) {
+                if let Some(y) = g.source(0, y, tap) {
+                    let at = (image * g.size[0] + y) * g.size[1] * g.channels + strip.first;
+                    *from = Line { at: self.patches.x[at..].as_ptr().cast(), step: g.channels };
+                }
+            }
+            let from = &from[..4.min(g.kernel[0] - four * 4)];
+            // SAFETY: a line of the input has as many columns as are inside; these channels are its own.
+            unsafe { self.kernels.columns(from, strip.channels, &mut quads[inside.clone()]) };
+            if self.kernels.has_codes(g.kernel[1]) && g.kernel[0] <= 4 {
+                // SAFETY: the output lives as long as the call; this task alone has these lines of these channels.
+                if let Some((tile, encoding, out)) = unsafe { sink.codes(&strip.columns, places) } {
+                    return self.kernels.codes(quads, weights, steps, &strip.start, tile, encoding, out);
+                }
+            }
+            self.kernels.products(quads, weights, steps, (four == 0).then_some(&strip.start), acc);
+        }
+        // SAFETY: as above.
+        unsafe { sink.write_tile(self.isa, acc, &strip.columns, places) };
+    }
+
+    /// The 16 channels from `first` on.
+    fn lay_out(&self, first: usize, sink: &Sink) -> Strip {
+        let panel = self.w.panel(first / self.w.nr());
+        let (column, kernel) = (first - panel.first, self.patches.geometry.kernel);
         let (words, _) = panel.weights.as_chunks::<4>();
         let mut weights = vec![0; kernel[0].div_ceil(4) * kernel[1] * COLUMN];
         let mut sums = [0i32; STRIP];
@@ -117,6 +136,12 @@ impl<'a> Channels<'a> {
                 sums[c] += i32::from(to[y % 4] as i8);
             }
         }
-        Strip { weights, start: sums.map(|sum| -sum * (128 + i32::from(self.patches.zero))) }
+        Strip {
+            first,
+            channels: STRIP.min(self.patches.geometry.channels - first),
+            columns: sink.columns(&panel, column..column + STRIP, 0..panel.used),
+            weights,
+            start: sums.map(|sum| -sum * (128 + i32::from(self.patches.zero))),
+        }
     }
 }

@@ -4,8 +4,8 @@ use super::fixed::FixedPoint;
 use super::patches::Patches;
 use super::phases::Phase;
 use super::requantization::Requantization;
-use crate::buffer::{Scratch, Shared};
-use crate::cpu::lanes::{Encoding, Finish, Folded, Tile};
+use crate::buffer::{Rows, Scratch, Shared};
+use crate::cpu::lanes::{Encoding, Finish, Folded, Steps, Tile};
 use crate::cpu::{self, Isa, STRIP, TapRows, Taps};
 use crate::error::{Error, Result, check_len};
 use crate::floats::{FloatsMut, SharedOut};
@@ -231,14 +231,12 @@ impl<'a> Sink<'a> {
     /// Those of [`Taps::sums`] and [`Sink::write_tile`].
     #[allow(unsafe_code)]
     pub(super) unsafe fn try_rows(&self, taps: &Taps, t: &TapRows, of: &Columns, rows: Places) -> bool {
-        let Place::Codes(out, rule) = &self.place else { return false };
-        let strips = of.first == 0 && of.used > of.cols - STRIP && rows.factors.is_empty();
-        if strips {
-            let tile = self.tile(of, rows, rule.addend(&self.epilogue, 0));
-            // SAFETY: the caller's promises.
-            unsafe { taps.codes(t, tile, rule.steps, out.rows(rows.at, rows.last, of.skip, of.used)) }
-        }
-        strips
+        // SAFETY: the caller's promise.
+        let codes = unsafe { self.codes(of, rows) }.filter(|_| of.used > of.cols - STRIP);
+        let Some((tile, steps, out)) = codes else { return false };
+        // SAFETY: as above.
+        unsafe { taps.codes(t, tile, steps, out) };
+        true
     }
 
     fn tile<'t>(&self, of: &'t Columns, rows: Places<'t>, addend: Option<(&'t [i8], f32, i32)>) -> Tile<'t> {
@@ -253,6 +251,23 @@ impl<'a> Sink<'a> {
             at: rows.at,
             skip: of.skip,
         }
+    }
+
+    /// Where a kernel finishes codes at once, and how: if they need no factors, and the panel's first column is an output.
+    ///
+    /// # Safety
+    /// That of [`Sink::write_tile`].
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn codes<'t>(
+        &'t self,
+        of: &'t Columns,
+        rows: Places<'t>,
+    ) -> Option<(Tile<'t>, Steps, Rows<'t, u8>)> {
+        let Place::Codes(out, rule) = &self.place else { return None };
+        let plain = of.first == 0 && rows.factors.is_empty();
+        let tile = self.tile(of, rows, rule.addend(&self.epilogue, 0));
+        // SAFETY: the caller's promise.
+        plain.then(|| (tile, rule.steps, unsafe { out.rows(rows.at, rows.last, of.skip, of.used) }))
     }
 
     /// Finish the exact sums `acc` `[rows][cols]`.

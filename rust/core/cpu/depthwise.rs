@@ -1,6 +1,8 @@
 //! Kernels for convolutions of each channel by itself: columns of the input as quads, and their products.
 
+use super::lanes::{Steps, Tile};
 use super::{Isa, STRIP};
+use crate::buffer::Rows;
 
 /// A row of the input: the codes of a column lie `step` after those of the column before (0: all the same).
 #[derive(Clone, Copy)]
@@ -12,11 +14,15 @@ pub(crate) struct Line {
 /// See [`Depthwise::products`].
 type ProductsFn = unsafe fn(&[u8], &[u8], [usize; 2], Option<&[i32; STRIP]>, &mut [i32]);
 
+/// See [`Depthwise::codes`].
+type CodesFn = unsafe fn(&[u8], &[u8], [usize; 2], &[i32; STRIP], Tile, Steps, Rows<u8>);
+
 /// The kernels of an instruction set.
 #[derive(Debug)]
 pub(crate) struct Depthwise {
     pub(super) columns: unsafe fn(&[Line], usize, &mut [u8]),
     pub(super) products: ProductsFn,
+    pub(super) codes: Option<CodesFn>,
 }
 
 /// Bytes of a column: 4 rows of 16 channels.
@@ -45,15 +51,50 @@ impl Depthwise {
         start: Option<&[i32; STRIP]>,
         acc: &mut [i32],
     ) {
-        assert!(weights.len().is_multiple_of(COLUMN) && acc.len().is_multiple_of(STRIP));
-        let (outputs, taps) = (acc.len() / STRIP, weights.len() / COLUMN);
-        if outputs == 0 || taps == 0 {
-            return;
+        assert!(acc.len().is_multiple_of(STRIP));
+        if fit(columns, weights, steps, acc.len() / STRIP) {
+            // SAFETY: as above; the lengths are found to fit.
+            unsafe { (self.products)(columns, weights, steps, start, acc) }
         }
-        assert!(columns.len() >= ((outputs - 1) * steps[0] + (taps - 1) * steps[1] + 1) * COLUMN);
-        // SAFETY: as above; the lengths are asserted.
-        unsafe { (self.products)(columns, weights, steps, start, acc) }
     }
+
+    /// Whether [`Depthwise::codes`] takes so many taps.
+    pub(crate) fn has_codes(&self, taps: usize) -> bool {
+        self.codes.is_some() && taps == 3
+    }
+
+    /// The same from `start`, finished at once as [`Isa::tile_codes`] does a tile of one strip, whose first column is an
+    /// output and whose rows have no factors.
+    #[allow(unsafe_code)]
+    pub(crate) fn codes(
+        &self,
+        columns: &[u8],
+        weights: &[u8],
+        steps: [usize; 2],
+        start: &[i32; STRIP],
+        finish: Tile,
+        encoding: Steps,
+        out: Rows<u8>,
+    ) {
+        let kernel = self.codes.expect("the caller asks has_codes");
+        assert!(weights.len() == 3 * COLUMN);
+        assert!(finish.cols == STRIP && finish.first == 0 && finish.factors.is_empty());
+        if fit(columns, weights, steps, finish.at.len()) {
+            // SAFETY: as above.
+            unsafe { kernel(columns, weights, steps, start, finish, encoding, out) }
+        }
+    }
+}
+
+/// Whether there is anything to do; its columns are there, then.
+fn fit(columns: &[u8], weights: &[u8], steps: [usize; 2], outputs: usize) -> bool {
+    assert!(weights.len().is_multiple_of(COLUMN));
+    let taps = weights.len() / COLUMN;
+    if outputs == 0 || taps == 0 {
+        return false;
+    }
+    assert!(columns.len() >= ((outputs - 1) * steps[0] + (taps - 1) * steps[1] + 1) * COLUMN);
+    true
 }
 
 impl Isa {

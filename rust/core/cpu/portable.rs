@@ -52,7 +52,7 @@ pub(super) static ISA: Isa = Isa {
     bf16: None,
     fused: false,
     taps: None,
-    depthwise: Depthwise { columns, products },
+    depthwise: Depthwise { columns, products, codes: None },
     lanes: lanes!(),
 };
 

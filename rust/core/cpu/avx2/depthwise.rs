@@ -7,7 +7,7 @@ use super::load;
 use crate::cpu::depthwise::{Depthwise, Line};
 use std::arch::x86_64::*;
 
-pub(super) const DEPTHWISE: Depthwise = Depthwise { columns, products };
+pub(super) const DEPTHWISE: Depthwise = Depthwise { columns, products, codes: None };
 
 /// Stands for rows that are not there.
 static PADDING: [u8; 16] = [0; 16];

@@ -4,14 +4,17 @@
 //! brings the 4 dwords of the same channels together and `vpshufb` transposes them. Then an output is one `vpdpbusd` a
 //! column of the kernel.
 
+use super::finish::{Encoder, write_codes};
 use super::{load, load_i32, store, store_i32};
-use crate::cpu::depthwise::{Depthwise, Line};
+use crate::buffer::Rows;
+use crate::cpu::depthwise::{COLUMN, Depthwise, Line};
+use crate::cpu::lanes::{Steps, Tile};
 use std::arch::x86_64::*;
 
 /// Stands for rows that are not there.
 static PADDING: [u8; 16] = [0; 16];
 
-pub(super) const DEPTHWISE: Depthwise = Depthwise { columns, products };
+pub(super) const DEPTHWISE: Depthwise = Depthwise { columns, products, codes: Some(codes) };
 
 /// Codes of up to four rows, `step` apart, to quads `[column][channel][4]`, their sign bits flipped.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -90,5 +93,36 @@ fn products(
             sum = _mm512_dpbusd_epi32(sum, load(&columns[i * stride + tap * dilation]), load(w));
         }
         store_i32(acc, sum);
+    }
+}
+
+/// The same of three taps from a start, and at once the codes: the sums never lie in memory.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn codes(
+    columns: &[u8],
+    weights: &[u8],
+    [stride, dilation]: [usize; 2],
+    start: &[i32; 16],
+    finish: Tile,
+    steps: Steps,
+    mut out: Rows<u8>,
+) {
+    let encoder = Encoder::<1>::new(&finish, steps, &out);
+    let (weights, _) = weights.as_chunks::<64>();
+    let w = [load(&weights[0]), load(&weights[1]), load(&weights[2])];
+    let (start, last) = (load_i32(start), finish.at.len() - 1);
+    let columns = columns.as_ptr();
+    for group in 0..finish.at.len().div_ceil(Encoder::<1>::ROWS) {
+        let first = group * Encoder::<1>::ROWS;
+        let mut c = [start; 4];
+        for i in 0..4 {
+            let at = columns.wrapping_add((first + i).min(last) * stride * COLUMN);
+            for tap in 0..3 {
+                // SAFETY: each tap of each output is a column, by the promise of the caller.
+                let x = unsafe { _mm512_loadu_si512(at.add(tap * dilation * COLUMN).cast()) };
+                c[i] = _mm512_dpbusd_epi32(c[i], x, w[tap]);
+            }
+        }
+        write_codes!(encoder, c, first, &mut out);
     }
 }

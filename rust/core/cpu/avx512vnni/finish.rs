@@ -85,6 +85,11 @@ macro_rules! write_codes {
 }
 pub(super) use write_codes;
 
+#[repr(align(64))]
+struct Order([i32; 16]);
+
+static ORDER: Order = Order([0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15]);
+
 /// What encoding takes of a tile of `V` strips whose first column is an output, and whose rows have no factors.
 pub(super) struct Encoder<'a, const V: usize> {
     multipliers: [__m512; V],
@@ -127,7 +132,8 @@ impl<'a, const V: usize> Encoder<'a, V> {
             mask: u64::MAX >> (64 - t.used),
             packer: Packer::new(steps),
             // quarter l of vector i is dword 4 l + i of what was packed
-            order: load_i32(&std::array::from_fn(|i| (i % 4 * 4 + i / 4) as i32)),
+            // SAFETY: a static's address. Volatile: known, it would be merged with the extraction of rows, to one each
+            order: unsafe { (&raw const ORDER.0).cast::<__m512i>().read_volatile() },
         }
     }
 
