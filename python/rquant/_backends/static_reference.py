@@ -180,21 +180,10 @@ def linear_static(
 
 
 def conv_static(
-    x: Tensor,
-    x_scale: Tensor,
-    x_zero: Tensor,
-    panels: Tensor | QMatrix,
-    bias: Tensor | None,
-    out_channels: int,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    transposed: bool,
-    output_padding: Sequence[int],
-    *epilogue: object,
-) -> Tensor:
+    x: Tensor, x_scale: Tensor, x_zero: Tensor, panels: Tensor | QMatrix, bias: Tensor | None, out_channels: int,
+    kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+    transposed: bool, output_padding: Sequence[int], *epilogue: object,
+) -> Tensor:  # fmt: skip
     """Codes `[N, C, H, W]` convolved with a packed weight `[out_channels, kh * kw * C / groups]`, channels innermost.
 
     `padding`: top, left, bottom, right (of a transposed one: what is cut off); padded positions count as 0.0. `x_scale`
