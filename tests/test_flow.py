@@ -1,6 +1,7 @@
 """int8 between layers: what flows, what is fused, and that nothing else changes."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -163,6 +164,21 @@ def test_a_residual_block_is_two_products():
     rquant.freeze(model)
     names = [func._opname for func, _ in ops_of(model, images()) if func.namespace == "rquant"]
     assert names == ["quantize_images_static"] + ["conv_static"] * 4
+
+
+def test_memory_of_layers_before_is_free():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), *(nn.Conv2d(8, 8, 1) for _ in range(3))).eval()
+    calibrated(model, images())
+    with torch.no_grad():
+        first = model[1](model[0](images()))
+        second = model[2](first)
+        codes = weakref.ref(first.value.rounded.codes)
+        third = model[3](second)
+        assert codes() is not None  # a skip connection may read them
+        del first
+        assert codes() is None
+        assert torch.equal(model[4](third), model(images()))
 
 
 def test_a_sample_with_nan_is_nan_and_others_are_not(net):

@@ -56,7 +56,7 @@ class Value:
 
     def given(self, floats: Tensor) -> "Value":
         """Another value of this one's kind: these floats."""
-        value = Value(self.arithmetic, Given(), floats.shape, floats.dtype)
+        value = Value(self.arithmetic, Settled(None), floats.shape, floats.dtype)
         value.floats = floats
         return value
 
@@ -71,6 +71,7 @@ class Value:
         self.rounded = None if self.floats is not None else self.node.round(self, place)
         if self.rounded is None:
             self.rounded = self.arithmetic.enter(self._computed(), place)
+        self._settle()
         return self.rounded
 
     def own(self) -> Any:
@@ -94,7 +95,13 @@ class Value:
                 self.floats = self.arithmetic.leave(self.rounded, self.dtype)
             else:
                 self.floats = self.node.floats(self)
+                self._settle()
         return self.floats
+
+    def _settle(self) -> None:
+        """Let go of what it was computed of, so that the memory serves the next layers; who records wants to know."""
+        if recording.current() is None:
+            self.node, self.addend = Settled(self.node.origin()), None
 
     def _read(self) -> None:
         """Read again after an operation was taken along: who records is told."""
@@ -176,16 +183,19 @@ class Product:
         return value.clamped(product + addend.tensor())
 
 
-class Given:
-    """Floats that are there."""
+class Settled:
+    """What was computed once; `layer` is where it came from."""
 
     fuses = False
 
+    def __init__(self, layer: StaticLayer | None) -> None:
+        self.layer = layer
+
     def origin(self) -> StaticLayer | None:
-        return None
+        return self.layer
 
     def layers(self) -> set[StaticLayer]:
-        return set()
+        return set() if self.layer is None else {self.layer}
 
     def round(self, value: Value, place: Place) -> Any:
         return None
