@@ -88,7 +88,8 @@ def test_the_kernels_give_the_references_integers():
     for name, arguments in calls():
         if "canonical" in name:  # the same function; compared with panels' below
             continue
-        got, want = getattr(_static_ops, name)(*arguments), getattr(static_reference, name)(*arguments)
+        reference = getattr(static_reference, name.replace("_images", ""))  # only memory differs
+        got, want = getattr(_static_ops, name)(*arguments), reference(*arguments)
         for one, other in zip(*((t if isinstance(t, tuple) else (t,)) for t in (got, want)), strict=True):
             assert one.dtype == other.dtype
             assert one.shape == other.shape

@@ -110,7 +110,6 @@ define(
         x.new_empty(x.shape[:1], dtype=torch.bool),
     ),
     on_cpu=static_cpu.quantize_images_static,
-    elsewhere=reference.quantize_images_static,
 )
 define(
     "dequantize_static",

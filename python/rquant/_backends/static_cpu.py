@@ -96,7 +96,7 @@ def quantize_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Ten
 
 
 def quantize_images_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
-    """`quantize_static` of images `[N, C, H, W]`, with codes in channels-last memory."""
+    """`quantize_static` of images `[N, C, H, W]`, with codes in channels-last memory. On the CPU only."""
     if x.is_contiguous() and x.shape[1] <= _FEW:
         codes = torch.empty_like(x, dtype=torch.int8, memory_format=torch.channels_last)
         finite = torch.empty(x.shape[:1], dtype=torch.bool)

@@ -45,11 +45,6 @@ def quantize_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Ten
     return codes, finite.reshape(x.shape[0], -1).all(1) if x.dim() else finite.reshape(1)
 
 
-def quantize_images_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
-    """See `static_cpu`."""
-    return quantize_static(x.contiguous(memory_format=torch.channels_last), scale, zero)
-
-
 def dequantize_static(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -> Tensor:
     """`scale * (q - zero)`, of `dtype`."""
     return decode(codes, scale, zero).to(dtype)
