@@ -144,8 +144,8 @@ def _without_kernel(q: QMatrix, index: int) -> tuple[str, str]:
     """Reason and remedy of a product of integers that kernels do not make."""
     if not has_tensor_cores(index):
         return (
-            f"products need compute capability 8.0, and device {index} is of {device_name(index)}: the weight is "
-            "dequantized for each call",
+            f"products of more than {table.MOST_SMALL} rows need compute capability 8.0, and device {index} is "
+            f"{device_name(index)}: the weight is dequantized for each call",
             "a later GPU has kernels",
         )
     if not (q.group_size % 32 == 0 or routes.whole_rows(q)):
