@@ -158,14 +158,8 @@ def _matrix(weight: Tensor | QMatrix, x: Tensor) -> QMatrix:
 
 
 def linear_static(
-    x: Tensor,
-    x_scale: Tensor,
-    x_zero: Tensor,
-    panels: Tensor | QMatrix,
-    bias: Tensor | None,
-    n: int,
-    *epilogue: object,
-) -> Tensor:
+    x: Tensor, x_scale: Tensor, x_zero: Tensor, panels: Tensor | QMatrix, bias: Tensor | None, n: int, *epilogue: object
+) -> Tensor:  # fmt: skip
     """Codes `[..., k]` times a packed weight `[n, k]`; the epilogue's arguments as `conv_static`'s."""
     a = (x.double() - x_zero.double()).reshape(-1, x.shape[-1])
     parts = _products(_matrix(panels, x), lambda w: a @ w.T)
