@@ -113,6 +113,27 @@ assert all(word in page for word in ("at most 28 us", "not measured", "256x256",
     )
 
 
+def test_a_step_is_run_and_reported(cuda_driver, tmp_path):
+    """The command's own way through step A, without what needs a device."""
+    cuda_emulator.run(
+        BEGIN
+        + """
+import correctness, machine_of, run, streams
+machine_of.describe = lambda device: {"device": "of paper"}
+streams.units = lambda device, folder: [("graph", lambda: {"ok": True, "wrong": []})]
+correctness.SMALL = {**correctness.TINY, "kinds": (4,), "rows": (1, 9)}
+book = Book(folder, "A", 10)
+run.run("A", book, device, folder, True)
+assert not book.failed and {"machine", "graph"} < book.records.keys() and len(book.records) > 8
+assert not torch.are_deterministic_algorithms_enabled()
+page = report.report(folder)
+assert "of paper" in page and "| tiled | 2 |" in page, page
+""",
+        cuda_driver,
+        tmp_path,
+    )
+
+
 def test_without_a_device_it_says_so(tmp_path):
     import torch
 
