@@ -24,10 +24,12 @@ PRIMITIVE(multiply, "ff", "f", out[0] = bits_of_float(multiply(float_of_bits(in[
 PRIMITIVE(and_or, "uuu", "u", out[0] = and_or(in[0], in[1], in[2]);)
 PRIMITIVE(andn_or, "uuu", "u", out[0] = andn_or(in[0], in[1], in[2]);)
 PRIMITIVE(pick_bytes, "uuu", "u", out[0] = pick_bytes(in[0], in[1], in[2] & 0x7777);)
+PRIMITIVE(dot_bytes, "uuu", "u", out[0] = (u32)dot_bytes(in[0], in[1], (int)in[2]);)
 
 DEVICE void put(u32* out, u32x4 v) { out[0] = v.x, out[1] = v.y, out[2] = v.z, out[3] = v.w; }
 
 PRIMITIVE(load_global16, "uuuu", "uuuu", put(out, load_global16(in));)
+PRIMITIVE(load_global8, "uu", "uu", const u32x2 two = load_global8(in); out[0] = two.x, out[1] = two.y;)
 PRIMITIVE(load_shared, "uuuu", "uuuuuuuu",
     DYNAMIC_SHARED(shared);
     for (int i = 0; i < 4; i++) ((u32*)shared)[lane * 4 + i] = in[i];

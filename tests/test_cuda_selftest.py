@@ -76,6 +76,9 @@ def reference(name, x):
         return sum(((both >> 8 * d) & 255) << 8 * i for i, d in enumerate(digits)).astype(np.uint32)[
             ..., None
         ]
+    if name == "dot_bytes":
+        a, b = (np.ascontiguousarray(x[..., i : i + 1]).view(np.int8).astype(np.int64) for i in range(2))
+        return (word[2] + (a * b).sum(-1)).astype(np.uint32)[..., None]
     if name in ("copy_async16", "copy_async4"):
         data = x[..., : 4 if name == "copy_async16" else 1]
         kept = word[4 if name == "copy_async16" else 1] // (1 if name == "copy_async16" else 4)
@@ -105,7 +108,7 @@ def reference(name, x):
             return simple[name]()[..., None]
     if name == "shuffle_xor":
         return np.stack([word[0][:, lanes ^ 1 << i] for i in range(5)], axis=-1)
-    return x if name in ("load_global16", "copies_wait") else None
+    return x if name in ("load_global8", "load_global16", "copies_wait") else None
 
 
 @pytest.mark.parametrize("name", PRIMITIVES)
