@@ -264,11 +264,12 @@ def conv_static(
     shape) are 0 for none. `out` is int8 codes where there is an `out_scale`, else (0) floats of `out_dtype`.
     """
 
+@final
 class StaticProduct:
     """`conv_static` again and again: of inputs of one size, with one epilogue and one scale for all of an input."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         sizes: tuple[int, ...],
         lo: float,
         hi: float,
@@ -276,7 +277,7 @@ class StaticProduct:
         out_dtype: int,
         held: list[int],
         owners: object,
-    ) -> None:
+    ) -> StaticProduct:
         """`held`: addresses of `x_scale, x_zero, bias, addend_scale, addend_zero, out_scale, out_zero`, 0 for none.
 
         They live as long as `owners`, which this object keeps.
