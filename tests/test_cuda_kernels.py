@@ -99,7 +99,7 @@ for m, (n, k), form in itertools.product({rows}, {SHAPES}, {forms}):
     x, bias = torch.randn(m, k).to(dtype), torch.randn(n).to(dtype) if k % 2 else None
     before = launches()
     got = cuda.linear_canonical(x, *q[:3], bias, k, *form[:2], False)
-    assert launches() == before + 1
+    assert launches() - before in (1, 2)  # of a long k in parts, their sum
     want = x.double() @ reference.dequantize_canonical(*q, torch.float32).double().T
     want = want if bias is None else want + bias.double()
     assert off(got, want) < MOST[dtype], (m, n, k, form, off(got, want))
