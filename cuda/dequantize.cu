@@ -3,7 +3,7 @@
 // Codes are integers, or with CODE_MANTISSA, that many bits, float8: e4m3 (without infinity) or e5m2.
 #include "weights.cuh"
 
-constexpr int THREADS = 256, BITS = CODE_BITS, PER_WORD = 32 / BITS, OFFSET = 1 << (BITS - 1);
+constexpr int THREADS = 256, BITS = CODE_BITS, PER_WORD = 32 / BITS;
 
 #ifdef CODE_MANTISSA
 // The bits of a float of the same sign, exponent and mantissa, times what the exponents' offsets differ by: exact, for the
@@ -15,7 +15,7 @@ DEVICE float value_of_code(u32 code) {
     return multiply(float_of_bits((code & 0x80) << 24 | (code & 0x7f) << (23 - CODE_MANTISSA)), apart);
 }
 #else
-DEVICE float value_of_code(u32 code) { return (float)((int)code - OFFSET); }
+DEVICE float value_of_code(u32 code) { return (float)((int)code - (1 << (BITS - 1))); }
 #endif
 
 // The values of word `word` of a row, to row `to` of `out`.

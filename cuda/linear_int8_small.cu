@@ -30,15 +30,16 @@ KERNEL(linear_int8_small, WARPS * 32)(const i8* x, const float* row_scale, const
         }
     };
     GroupCursor group = GroupCursor::at_start(group_size);
-    Ahead<u32x2> now, next;
-    auto look = [&](int chunk, Ahead<u32x2>& a) {
-        look_ahead<BITS>(a, group, p, row0 + g, chunk, whole ? 0 : blocks, [&](int block) {
-            return g < m ? load_bytes8(x + (i64)g * k, block * BLOCK_K + t * 8, k) : u32x2{0, 0};
-        });
-    };
-    look(warp, now);
+    Ahead now, next;
+    const int parameter_blocks = whole ? 0 : blocks;  // one group's come in the end
+    look_ahead<BITS>(now, group, p, row0 + g, warp, parameter_blocks);
     for (int chunk = warp; chunk < chunks; chunk += WARPS) {
-        look(chunk + WARPS, next);
+        u32x2 activations[CHUNK_BLOCKS];
+        UNROLL for (int b = 0; b < CHUNK_BLOCKS; b++) {
+            activations[b] = {0, 0};
+            if (g < m) activations[b] = load_bytes8(x + (i64)g * k, chunk * CHUNK_K + b * BLOCK_K + t * 8, k);
+        }
+        look_ahead<BITS>(next, group, p, row0 + g, chunk + WARPS, parameter_blocks);
         const u8* tile = Ring<BITS>::take(ring, chunk);
         UNROLL for (int b = 0; b < CHUNK_BLOCKS; b++) {
             if (now.enters >> b & 1) {
@@ -46,7 +47,7 @@ KERNEL(linear_int8_small, WARPS * 32)(const i8* x, const float* row_scale, const
                 UNROLL for (int i = 0; i < 2; i++) s[i] = now.scale[b][i], z[i] = now.zero[b][i];
             }
             u32 w[2][2], a[2];
-            order_bytes<BITS>(now.x[b], a);
+            order_bytes<BITS>(activations[b], a);
             UNROLL for (int i = 0; i < 2; i++)
                 Codes<BITS>::signed_bytes(Codes<BITS>::load(lane_elements<BITS, BITS>(tile, g + 8 * i, b, t)), w[i]);
             const u32 rows[4] = {w[0][0], w[1][0], w[0][1], w[1][1]}, ones[4] = {0x01010101, 0x01010101, 0x01010101, 0x01010101};

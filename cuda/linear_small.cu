@@ -40,15 +40,15 @@ KERNEL(linear_small, WARPS * 32)(const u16* x, const u8* codes, const void* scal
         }
     };
     GroupCursor group = GroupCursor::at_start(group_size);
-    Ahead<u32x4> now, next;
-    auto look = [&](int chunk, Ahead<u32x4>& a) {
-        look_ahead<BITS>(a, group, p, row0 + g, chunk, blocks, [&](int block) {
-            return g < m ? load_activations(x + (i64)g * k, block * BLOCK_K + t * 8, k) : u32x4{0, 0, 0, 0};
-        });
-    };
-    look(split.first + warp, now);
+    Ahead now, next;
+    look_ahead<BITS>(now, group, p, row0 + g, split.first + warp, blocks);
     for (int chunk = split.first + warp; chunk < split.end; chunk += WARPS) {
-        look(chunk + WARPS, next);
+        u32x4 activations[CHUNK_BLOCKS];
+        UNROLL for (int b = 0; b < CHUNK_BLOCKS; b++) {
+            activations[b] = {0, 0, 0, 0};
+            if (g < m) activations[b] = load_activations(x + (i64)g * k, chunk * CHUNK_K + b * BLOCK_K + t * 8, k);
+        }
+        look_ahead<BITS>(next, group, p, row0 + g, chunk + WARPS, blocks);
         const u8* tile = Ring<BITS>::take(ring, chunk);
         UNROLL for (int b = 0; b < CHUNK_BLOCKS; b++) {
             if (now.enters >> b & 1) {
@@ -56,7 +56,7 @@ KERNEL(linear_small, WARPS * 32)(const u16* x, const u8* codes, const void* scal
                 UNROLL for (int i = 0; i < 2; i++) s[i] = now.scale[b][i], z[i] = now.zero[b][i];
             }
             u32 w[2][4], a[4];
-            order_halves<BITS>(now.x[b], a);
+            order_halves<BITS>(activations[b], a);
             UNROLL for (int i = 0; i < 2; i++)
                 Codes<BITS>::halves<HALF>(Codes<BITS>::load(lane_elements<BITS, BITS>(tile, g + 8 * i, b, t)), w[i]);
             UNROLL for (int h = 0; h < 4; h += 2) {

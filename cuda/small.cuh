@@ -33,20 +33,16 @@ template <int BITS> struct Ring {
     }
 };
 
-// What a chunk needs besides the weight, asked for one chunk ahead: a lane's activations, and scale and zero point of its
-// two rows for the groups that begin there.
-template <class X> struct Ahead {
-    X x[CHUNK_BLOCKS];
+// Scale and zero point of a lane's two rows for the groups that begin in a chunk, asked for one chunk ahead.
+struct Ahead {
     u32 enters;  // bit b: the group of block b is another than before
     float scale[CHUNK_BLOCKS][2], zero[CHUNK_BLOCKS][2];
 };
 
-template <int BITS, class X, class Load>
-DEVICE void look_ahead(Ahead<X>& a, GroupCursor& group, const Parameters& p, int row, int chunk, int blocks, Load load_x) {
+template <int BITS> DEVICE void look_ahead(Ahead& a, GroupCursor& group, const Parameters& p, int row, int chunk, int blocks) {
     a.enters = 0;
     UNROLL for (int b = 0; b < CHUNK_BLOCKS; b++) {
         const int block = chunk * CHUNK_BLOCKS + b;
-        a.x[b] = load_x(block);
         if (block >= blocks || !GroupCursor::enters(group, block, b == 0)) continue;
         a.enters |= 1u << b;
         UNROLL for (int i = 0; i < 2; i++)
