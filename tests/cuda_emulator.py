@@ -18,7 +18,6 @@ from rquant import _rquant
 ROOT = Path(__file__).parent.parent
 SOURCES = ROOT / "cuda"
 BUILT = ROOT / "target/cuda-emulator"
-TRACE = BUILT / "launches"  # of all runs: kernel, threads, bytes of shared memory
 COMPILER = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
 FLAGS = ("-std=c++17", "-O1", "-g0", "-fPIC", "-DRQUANT_EMULATOR", "-ffp-contract=off")
 OWN = ("scheduler", "driver")
@@ -29,6 +28,19 @@ def rows(sources=SOURCES):
     found = re.findall(r"^PRIMITIVE\((\w+)", (Path(sources) / "selftest.cu").read_text(), re.MULTILINE)
     selftest = ("selftest", "selftest.cu", ["-DVARIANT="], [f"selftest_{name}" for name in found], False)
     return [*_rquant.cuda_modules(), selftest]
+
+
+def of_variants(kinds, halves, sources=SOURCES):
+    """Names of the product's modules for these bits of codes and types of activations; those of float8 and of neither too."""
+    halves = {f"-DHALF={'Half' if half == 'float16' else 'Brain'}" for half in halves}
+    fit = {f"-DCODE_BITS={kind}" for kind in kinds} | halves
+    variable = ("-DCODE_BITS", "-DHALF")
+    return [
+        name
+        for name, _, defines, *_ in rows(sources)[:-1]
+        if "CODE_MANTISSA" in " ".join(defines)
+        or all(define in fit for define in defines if define.startswith(variable))
+    ]
 
 
 def build(sources=SOURCES, modules=None, into=BUILT, flags=FLAGS, own=OWN):
@@ -76,6 +88,8 @@ def _state(path, sources):
 
 def _object(into, flags, options, defines, path, state):
     name = hashlib.sha256(repr((COMPILER, flags, defines, path.name, state)).encode()).hexdigest()[:24]
+    if (kept := BUILT / f"{name}.o").exists():
+        return kept
     _once(into / f"{name}.o", [*options, *defines, "-c", path])
     return into / f"{name}.o"
 
@@ -116,7 +130,7 @@ def launches():
 def run(script, driver, cache, *, begin=BEGIN, **env):
     """Run `script` after `begin` with this driver; what it prints. A failure is an AssertionError with its last lines."""
     given = {"LD_LIBRARY_PATH": str(driver), "RQUANT_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
-    given |= {"RQUANT_NVRTC": str(driver / "libnvrtc.so.0"), "RQUANT_EMULATOR_TRACE": str(TRACE), **env}
+    given |= {"RQUANT_NVRTC": str(driver / "libnvrtc.so.0"), **env}
     done = subprocess.run(
         [sys.executable, "-c", begin + script], env={**os.environ, **given}, capture_output=True, text=True
     )

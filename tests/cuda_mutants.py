@@ -1,244 +1,227 @@
-"""Breaks the kernels' sources by rule, one place at a time, and says which breaks the comparison with plain torch misses.
+"""Breaks the kernels' sources by rule, one place at a time, and says which breaks the checks miss.
 
-`python tests/cuda_mutants.py [count]` tries all, or a sample; exit status 1 if one survives that is not in KNOWN.
-A mutant is built for the variants of 4 bits and float16 alone (8 and 2 bits where its line is of theirs), and run in a fork.
+`python tests/cuda_mutants.py [what]` tries all; a sample of as many as `what` says, always the same; or those with `what` in
+"file rule: line". Exit status 1 unless those that survive are exactly those of cuda_survivors.py. A mutant is compiled for codes of 4 bits and float16 first (others where its line is of
+theirs), and for all if it survives; only the checks that run its kernels are tried (cuda_checks.py, in cuda_judge.py).
 """
 
+import itertools
 import os
+import queue
 import random
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cuda_emulator
+from cuda_survivors import SURVIVORS
 
+WORKERS = 2
+OPS = (
+    "dequantize",
+    "float8",
+    "bitpack",
+    "quantize_rows",
+    "gather_rows",
+    "linear",
+    "linear_old",
+    "linear_int8",
+)
+OPS += ("linear_int8_old", "outliers", "outlier_products")
+
+CONDITION = r"\((?:[^();{}]|\([^()]*\))*\)"
 # name: pattern, and what takes its place. Each place is a mutant.
 RULES = {
-    "no barrier": (r"sync_(?:block|warp)\(\);", ""),
+    "no barrier": (r"sync_(?:block|warp)\(\);", r"/* \g<0> */"),
     "waits for one less": (r"copies_wait<([^>]+)>", r"copies_wait<\1 + 1>"),
-    "no commit": (r"copies_commit\(\);", ""),
+    "waits for one more": (r"copies_wait<([^>]+)>", r"copies_wait<\1 - 1>"),
+    "no commit": (r"copies_commit\(\);", r"/* \g<0> */"),
     "fills the wrong stage": (r"\+ STAGES - 1\) % STAGES", r"+ STAGES) % STAGES"),
+    "indices swapped": (r"(?<=\w)\[([a-z][^\[\]]*)\]\[([a-z0-9][^\[\]]*)\]", r"[\2][\1]"),
+    "inner indices swapped": (r"(?<=\])\[([a-z][^\[\]]*)\]\[([a-z0-9][^\[\]]*)\]", r"[\2][\1]"),
+    "no mask": (r" & (?:0x[0-9a-f]+|MASK|\(\(1 << BITS\) - 1\))", ""),
     "bytes in another order": (r"(0x[0-7]{2})([0-7])([0-7])\b", r"\1\3\2"),
     "another constant": (r"(0x[0-9a-f]{4})([0-9a-f]{3})([0-9a-e])\b(?!;  // )", r"\g<1>\g<2>f"),
     "another exponent": (r"(0x[4-6])([0-9a-f])00u", r"\g<1>800u"),
     "/ for %": (r"(\b[ei]) % 2", r"\1 / 2"),
     "% for /": (r"(\b[ei]) / 2", r"\1 % 2"),
-    "no bound": (r"if \((?:row|g|col|token|k0|at|k0 \+ i) (?:<|>=) [^)]+\)", "if (true)"),
-    "no end of k": (r"if \(block >= blocks\) break;", ""),
+    "no early end": (rf"if {CONDITION} (?:return|continue|break);", r"/* \g<0> */"),
+    "no condition": (rf"if (?=[^;{{}}]*?[<>]){CONDITION} (?!return|continue|break|\{{)", "if (true) "),
     "rows 4 apart": (r"8 \* (\(?[eir])", r"4 * \1"),
     "a neighbour's k": (r"\bt \* (8|2)\b", r"(t ^ 1) * \1"),
     "no zero point": (
         r"zero\[j\]\[e % 2\] \* sum|z\[i / 2\] \* sum|\(u32\)z\.whole \* \(u32\)sum",
         "0 * sum",
     ),
-    "no end of a group": (r"^( +)finish_group\(\);$", r"\1;"),
+    "no end of a group": (r"^( +)(finish_group\(\);)$", r"\1/* \2 */"),
     "another group": (r"group\.now, ", "0, "),
     "no offset": (r"1u? << \(BITS - 1\)", "1u << (BITS - 2)"),
+    "no swizzle": (r"\(chunk \^ .*\)(?=;)", "chunk"),
     "another swizzle to read": (r"(return tile \+ place_of_chunk<BYTES, CHUNKS>\()row", r"\1row ^ 4"),
     "a row less": (r"(first_row \+ row) < m\.rows", r"\1 < m.rows - 1"),
     "a byte less": (r"left > 16 \? 16", "left > 15 ? 15"),
     "another divisor": (r", 127\)", ", 128)"),
     "rounds elsewhere": (r"next = \(group \+ 1\)", "next = (group + 2)"),
 }
-FILES = (
-    "weights.cuh",
-    "tile.cuh",
-    "linear_small.cu",
-    "linear_tiled.cu",
-    "linear_int8.cu",
-    "quantize_rows.cu",
-    "dequantize.cu",
-    "bitpack.cu",
-)
-# Survivors, each with the reason.
-KNOWN = {
-    (
-        "linear_small.cu",
-        "no bound",
-        "if (g < m)",
-    ): "reads rows beyond m, whose products are not stored; the emulator does not know where global memory ends",
-}
-
-CHECK = """
-import resource, traceback
-def guarded(shape, dtype, around=77):
-    size = 1
-    for s in shape: size *= s
-    whole = torch.full((size + 128,), around, dtype=dtype)
-    return whole[64 : 64 + size].view(shape), whole
-
-def intact(whole):
-    assert (whole[:64] == 77).all() and (whole[-64:] == 77).all(), "written beyond the end"
-
-def check(kinds, half, sources):
-    torch.manual_seed(1)
-    for kind, (n, k), symmetric, group in itertools.product(kinds, ((70, 320), (17, 132), (9, 97)), (True, False), (32, -1)):
-        q = _native.quantize(torch.randn(n, k) + 0.3, kind, group, symmetric)
-        scale, _ = guarded(tuple(q.scale.shape), q.scale.dtype, torch.nan)
-        q = q._replace(scale=scale.copy_(q.scale))
-        floats = reference.dequantize_canonical(*q, torch.float32)
-        if "dequantize" in sources:
-            for dtype in (torch.float32, torch.float16):
-                out, whole = guarded((n, k), dtype)
-                _native_cuda.dequantize(q, out)
-                assert torch.equal(out, floats.to(dtype))
-                intact(whole)
-        if "bitpack" in sources:
-            codes, (out, whole) = _native.unpack_codes(q), guarded((n, k), torch.int8)
-            assert torch.equal(_native_cuda.unpack_codes(q, out), codes)
-            intact(whole)
-            out, whole = guarded(tuple(q.codes.shape), torch.uint8)
-            assert torch.equal(_native_cuda.pack_codes(codes, kind, out), q.codes)
-            intact(whole)
-        for m in (3, 8, 14, 50):
-            x, bias = torch.randn(m, k).to(half), torch.randn(n).to(half)
-            if "quantize_rows" in sources:
-                (codes, whole), (scale, more) = guarded((m, k), torch.int8), guarded((m,), torch.float32)
-                _native_cuda.quantize_rows(x, None, codes, scale)
-                want = reference.quantize_rows(x)
-                assert torch.equal(codes, want[0]) and torch.equal(scale, want[1])
-                intact(whole), intact(more)
-            if ("linear_small" if m <= 8 else "linear_tiled") in sources:
-                out, whole = guarded((m, n), half)
-                _native_cuda.linear(x, q, bias, out)
-                want = x.double() @ floats.double().T + bias.double()
-                assert (out - want).norm() / want.norm() < (5e-4 if half == torch.float16 else 4e-3)
-                intact(whole)
-            if "linear_int8" in sources:
-                codes, scale = reference.quantize_rows(x)
-                out, whole = guarded((m, n), torch.float32)
-                _native_cuda.linear_int8(codes, scale, q, bias, out)
-                assert torch.equal(out, cpu.linear_canonical(x.float(), *q[:3], bias, k, kind, group, True))
-                intact(whole)
-    before = state()
-    assert not before[3], "bank conflicts"
-
-def survives(folder, cache, kinds, half, sources, order):
-    child = os.fork()
-    if child == 0:
-        try:
-            resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            os.environ["RQUANT_EMULATOR_ORDER"] = order
-            global driver
-            driver = ctypes.CDLL(folder + "/libcuda.so.1", mode=ctypes.RTLD_GLOBAL)  # found by its name from here on
-            os.environ["RQUANT_NVRTC"] = folder + "/libnvrtc.so.0"
-            os.environ["RQUANT_CACHE_DIR"] = cache
-            assert cuda.ready()
-            check(kinds, half, sources)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(child, 0)[1] == 0
-
-for line in sys.stdin:
-    folder, cache, kinds, half, sources = line.split()
-    half = {"f16": torch.float16, "bf16": torch.bfloat16}[half]
-    kinds, sources = [int(kind) for kind in kinds.split(",")], sources.split(",")
-    print(all(survives(folder, cache, kinds, half, sources, order) for order in ("0", "1")), flush=True)
-"""
 
 
-def mutants(sources):
-    """(file, rule, line number, the line changed, the whole text changed) of every place that a rule fits."""
-    for file in FILES:
-        text = (sources / file).read_text()
+def sources(folder):
+    """Files of kernels, and of what they include."""
+    return sorted(path for path in Path(folder).glob("*.cu*") if path.name != "selftest.cu")
+
+
+def mutants(folder):
+    """(file, rule, line number, the line as it becomes, the whole text changed) of every place that a rule fits."""
+    for path in sources(folder):
+        text, begin = path.read_text(), 0
+        if path.name == "common.cuh":  # the emulator has the rest
+            begin = text.index("#endif  // RQUANT_EMULATOR")
         for rule, (pattern, change) in RULES.items():
-            for match in re.finditer(pattern, text, re.MULTILINE):
+            for match in re.compile(pattern, re.MULTILINE).finditer(text, begin):
                 start = text.rfind("\n", 0, match.start()) + 1
                 if "//" in text[start : match.start()] or text[start:].startswith("#define"):
                     continue
                 changed = text[: match.start()] + match.expand(change) + text[match.end() :]
                 if changed != text:
-                    yield file, rule, text.count("\n", 0, start) + 1, match[0], changed
+                    line = changed[start : changed.index("\n", match.start())].strip()
+                    yield path.name, rule, text.count("\n", 0, start) + 1, line, changed
 
 
 def variants(file, text, line):
-    """Widths, type of activations and sources that a change in this place concerns."""
-    codes = re.findall(
-        r"Codes<(\d)>;?$|struct Codes<(\d)>", "\n".join(text.splitlines()[:line]), re.MULTILINE
-    )
-    near = [int(a or b) for a, b in codes]
-    kinds = [near[-1]] if file == "weights.cuh" and near else [4]
-    if file == "weights.cuh" and "bytes<I>" not in text.splitlines()[line - 1]:
-        kinds = sorted({*kinds, 8, 2})
-    users = {"weights.cuh": ["linear_small", "linear_int8"], "tile.cuh": ["linear_tiled"]}
-    structs = re.findall(r"^struct (\w+)", "\n".join(text.splitlines()[:line]), re.MULTILINE)
-    half = "bf16" if structs[-1:] == ["Brain"] else "f16"
-    return kinds, half, users.get(file, [Path(file).stem])
+    """Bits of codes and types of activations that a change in this place concerns first."""
+    lines = text.splitlines()
+    structs = re.findall(r"^(?:template <> )?struct (\w+(?:<\d>)?)", "\n".join(lines[:line]), re.MULTILINE)
+    kinds = {int(bits) for bits in re.findall(r"BITS [=!]= (\d)", lines[line - 1])}
+    if structs and (codes := re.fullmatch(r"Codes<(\d)>", structs[-1])):
+        kinds = {int(codes[1])}
+    if file == "weights.cuh" and structs[-1:] in (["Half"], ["Brain"]):
+        kinds |= {8} if "bytes<" in lines[line - 1] or "bytes<" in lines[line - 2] else {4, 2}
+    return kinds or {4}, {"bfloat16"} if structs[-1:] == ["Brain"] else {"float16"}
 
 
 class Judge:
-    """A process with torch that tells survivors."""
+    """A copy of the sources to break, and a process with torch that tells whether they pass."""
 
     def __init__(self, folder):
-        script = cuda_emulator.BEGIN.replace("assert cuda.ready()\n", "").replace(
-            'driver = ctypes.CDLL("libcuda.so.1")\n', ""
-        )
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.folder, self.copy = folder, Path(tempfile.mkdtemp(dir=folder)) / "cuda"
+        shutil.copytree(cuda_emulator.SOURCES, self.copy)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen([sys.executable, "-c", script + CHECK], env=env, text=True, **pipes)
-        self.folder = Path(folder)
+        command = [sys.executable, str(Path(__file__).parent / "cuda_judge.py")]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(command, env=env, text=True, **pipes)
 
-    def survives(self, sources, kinds, half, names):
-        """Whether the sources in this folder pass."""
-        modules = [
-            f"{name}_{kind}{'_f16' if name in ('linear_small', 'linear_tiled') else ''}"
-            for name in names
-            for kind in kinds
-        ]
-        modules += ["linear_int8_8_symmetric"] * ("linear_int8" in names and 8 in kinds)
-        modules = ["quantize_rows"] if names == ["quantize_rows"] else modules
+    def build(self, kinds, halves):
+        """The emulator of the copy, for these variants; None if it does not compile."""
+        chosen = cuda_emulator.of_variants(kinds, halves, self.copy)
         try:
-            built = cuda_emulator.build(sources, modules, self.folder / "built")
+            return cuda_emulator.build(self.copy, chosen, self.folder / "built")
         except AssertionError:
-            return False  # it does not compile, which is noticed
+            return None
+
+    def passes(self, built, order, op, kind, half, trace="-"):
+        """Whether a check passes in this emulator."""
         cache = tempfile.mkdtemp(dir=self.folder)
-        print(
-            built,
-            cache,
-            ",".join(map(str, kinds)),
-            half,
-            ",".join(names),
-            file=self.process.stdin,
-            flush=True,
-        )
+        print(built, cache, order, op, kind, half, trace, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline().strip()
+        shutil.rmtree(cache)
         assert answer, "the judge is dead"
-        shutil.rmtree(built)
         return answer == "True"
 
+    def fate(self, ops, kinds, halves, orders):
+        """Of the copy under the checks of these ops and variants, until the first that fails."""
+        if (built := self.build(kinds, halves)) is None:
+            return "does not compile"
+        every = itertools.product(orders, sorted(kinds), sorted(halves), ops)
+        passed = all(self.passes(built, order, op, kind, half) for order, kind, half, op in every)
+        return "survives" if passed else "caught"
 
-def main(count=None):
-    """Try all, or `count` by chance; print survivors and return those that should not have survived."""
-    left = []
-    with tempfile.TemporaryDirectory() as temporary:
-        judge = Judge(temporary)
-        copy = Path(temporary) / "cuda"
-        shutil.copytree(cuda_emulator.SOURCES, copy)
-        names = ["linear_small", "linear_tiled", "linear_int8", "dequantize", "bitpack"]
-        assert judge.survives(copy, [8, 4, 2], "f16", names), "the sources as they are fail"
-        assert judge.survives(copy, [4], "f16", ["quantize_rows"]), "the sources as they are fail"
-        every = list(mutants(copy))
-        chosen = every if count is None else random.Random(0).sample(every, count)
-        for number, (file, rule, line, what, text) in enumerate(chosen):
-            whole = (copy / file).read_text()
-            (copy / file).write_text(text)
-            survived = judge.survives(copy, *variants(file, text, line))
-            (copy / file).write_text(whole)
-            reason = KNOWN.get((file, rule, what))
-            if survived and reason is None:
-                left.append((file, rule, line, what))
-            fate = f"survives: {reason or 'WHY?'}" if survived else "caught"
-            print(f"{number + 1}/{len(chosen)} {file}:{line} {rule}: {what.strip()}: {fate}", flush=True)
-        judge.process.stdin.close()
-        judge.process.wait()
-    return left
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def users(folder, file):
+    """Files of kernels that a file is in."""
+    included = {
+        path.name: set(re.findall(r'#include "([\w.]+)"', path.read_text())) for path in sources(folder)
+    }
+    found = {file}
+    while new := {name for name, of in included.items() if of & found} - found:
+        found |= new
+    return {name for name in found if name.endswith(".cu")}
+
+
+def reach(judge):
+    """Which files' kernels each op's check runs; the sources as they are must pass."""
+    built, files = judge.build({4}, {"float16"}), {}
+    assert built is not None, "the sources as they are do not compile"
+    of_kernel = {kernel: file for _, file, _, kernels, _ in cuda_emulator.rows() for kernel in kernels}
+    for op in OPS:
+        trace = judge.folder / f"{op}.launches"
+        trace.touch()
+        assert judge.passes(built, "0", op, 4, "float16", trace), f"the sources as they are fail: {op}"
+        files[op] = {of_kernel[line.split()[0]] for line in trace.read_text().splitlines()}
+    missing = {file for _, file, *_ in cuda_emulator.rows()[:-1]} - set().union(*files.values())
+    assert not missing, f"no check in cuda_checks.py runs the kernels of {sorted(missing)}"
+    return files
+
+
+def main(what=None):
+    """Try all, or those of `what`; print their fates, and what is otherwise than cuda_survivors.py says."""
+    survived, tried = set(), set()
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(WORKERS) as pool:
+        judges = queue.SimpleQueue()
+        every = list(mutants(cuda_emulator.SOURCES))
+        random.Random(0).shuffle(every)  # whatever part was tried, it is of all kinds
+        chosen = [one for one in every if not what or what in f"{one[0]} {one[1]}: {one[3]}"]
+        if what and what.isdecimal():
+            chosen = every[: int(what)]
+        for _ in range(min(WORKERS, len(chosen))):
+            judges.put(Judge(Path(temporary)))
+        first = judges.get()
+        files = reach(first)
+        judges.put(first)
+
+        def judge(mutant):
+            file, _rule, line, _, text = mutant
+            one = judges.get()
+            whole = (one.copy / file).read_text()
+            ops = [op for op in OPS if files[op] & users(one.copy, file)]
+            (one.copy / file).write_text(text)
+            try:
+                fate = one.fate(ops, *variants(file, whole, line), ("0", "1"))
+                if fate == "survives":
+                    fate = one.fate(ops, {8, 4, 2}, {"float16", "bfloat16"}, ("7",))
+                return fate
+            finally:
+                (one.copy / file).write_text(whole)
+                judges.put(one)
+
+        fates = Counter()
+        for number, (mutant, fate) in enumerate(zip(chosen, pool.map(judge, chosen), strict=True)):
+            file, rule, line, becomes, _ = mutant
+            fates[fate] += 1
+            tried.add((file, rule, becomes))
+            if fate == "survives":
+                survived.add((file, rule, becomes))
+                fate = f"SURVIVES: {SURVIVORS.get((file, rule, becomes), 'why?')}"
+            print(f"{number + 1}/{len(chosen)} {file}:{line} {rule}: {becomes}: {fate}", flush=True)
+        while not judges.empty():
+            judges.get().close()
+    new = survived - SURVIVORS.keys()
+    gone = (SURVIVORS.keys() & tried if what else SURVIVORS.keys()) - survived
+    for key in sorted(new):
+        print("not known to survive:", key)
+    for key in sorted(gone):
+        print("said to survive:", key)
+    print(", ".join(f"{count} {fate}" for fate, count in fates.items()))
+    return new | gone
 
 
 if __name__ == "__main__":
-    sys.exit(1 if main(*map(int, sys.argv[1:])) else 0)
+    sys.exit(1 if main(*sys.argv[1:]) else 0)
