@@ -19,7 +19,7 @@ export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo walkthrough six-steps eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream bench-vision bench-efficientnet test cuda-check cuda-bench test-rust test-python test-transformers lint format wheel clean
+.PHONY: help demo walkthrough six-steps eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream bench-vision bench-efficientnet test cuda-check cuda-table cuda-bench test-rust test-python test-transformers lint format wheel clean
 .PHONY: .rust
 
 help:  ## this list
@@ -75,8 +75,11 @@ bench-efficientnet: $(VENV)/.native  ## EfficientNet-Lite0 in static int8 on pho
 test: lint test-rust test-python  ## everything: lints, Rust tests, Python tests
 
 cuda-check: $(VENV)/.native  ## every CUDA kernel on every architecture and in the emulator; sources broken on purpose (needs no GPU; minutes)
-	RQUANT_CUDA_CHECK=1 $(PY) -m pytest tests/test_cuda_compile.py tests/test_cuda_kernels.py tests/test_cuda_driver.py
+	RQUANT_CUDA_CHECK=1 $(PY) -m pytest tests/test_cuda_*.py
 	$(PY) tests/cuda_mutants.py $(MUTANTS)
+
+cuda-table: $(VENV)/.native  ## cuda/KERNELS.md: registers and shared memory of every CUDA kernel on every architecture (needs no GPU; minutes)
+	$(PY) tests/cuda_table.py
 
 cuda-bench: $(VENV)/.native  ## on a GPU: every CUDA kernel proved and timed, crossovers, peers, decoding (ARGS="A --small" for a part)
 	$(PY) benches/cuda/run.py $(ARGS)

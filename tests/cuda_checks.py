@@ -62,6 +62,8 @@ def float8(kind, half):
         want = reference.dequantize_canonical(*q, dtype)
         torch.testing.assert_close(out, want, rtol=0, atol=0, equal_nan=True)
         intact(whole)
+        _native_cuda.gather_rows(q, torch.tensor([3, 0, 1, 2]), out)
+        torch.testing.assert_close(out, want[[3, 0, 1, 2]], rtol=0, atol=0, equal_nan=True)
 
 
 def bitpack(kind, half):
