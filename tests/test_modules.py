@@ -361,7 +361,7 @@ def test_canonical_storage_computes_the_same(activations, x):
 def test_one_copy_in_memory():
     model = frozen("int8", model=nn.Sequential(nn.Linear(384, 256, bias=False)))
     kept = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
-    assert kept * 8 / (384 * 256) <= 8.1
+    assert kept * 8 / (384 * 256) <= 8.2  # of each channel also a scale and the sum of its codes
     for name, group, most in (("int4", 128, 4.3), ("int2", 32, 2.8)):
         layer = rquant.Linear.from_float(nn.Linear(384, 256, bias=False), name, group_size=group)
         assert sum(t.nbytes for t in layer.buffers()) * 8 / (384 * 256) <= most

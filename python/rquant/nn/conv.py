@@ -222,7 +222,7 @@ class _Conv(StaticInput, PackedWeight):
         x = (x.unsqueeze(2) if flat else x).contiguous(memory_format=torch.channels_last)
         if added is not None:
             added = (added.unsqueeze(2) if flat else added).contiguous(memory_format=torch.channels_last)
-        tail = (self.float_bias(), self.out_channels, *self._geometry(), added, *rest)
+        tail = (self.constant_bias(), self.out_channels, *self._geometry(), added, *rest)
         if x.device.type == "cpu":
             out = _static_ops.conv_static(x, scale, zero, self.panels(), *tail)
         else:

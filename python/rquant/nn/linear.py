@@ -232,7 +232,7 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
             out = self._launches().product(self._sized, x3, panels, bias, added, lo, hi, to, dtype)
             if out is not None:
                 return out
-        rest = epilogue(addend, lo, hi, to, dtype)
+        bias, rest = self.constant_bias(), epilogue(addend, lo, hi, to, dtype)
         if codes.device.type != "cpu":
             *weight, _, kind, group_size = self.matrix()
             return _static_ops.linear_canonical_static(  # type: ignore[no-any-return]

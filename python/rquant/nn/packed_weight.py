@@ -110,6 +110,11 @@ class PackedWeight(nn.Module):
         bias, norm = self._parameters["bias"], self._modules.get("batch_norm")
         return bias if norm is None else norm.fold_bias(bias)  # type: ignore[operator, no-any-return]
 
+    def constant_bias(self) -> Tensor | None:
+        """The same for products of codes, which have no gradients: their outputs must not seem to."""
+        bias = self.float_bias()
+        return bias.detach() if bias is not None and bias.requires_grad else bias
+
     def with_bias(self, multiply: Callable[[Tensor, Tensor | None], Tensor], dtype: torch.dtype) -> Tensor:
         """`multiply(weight, bias)` of the rounded weight in float, normalized if a BatchNorm trains inside the layer."""
         weight, norm = self.dequantize(dtype), self._modules.get("batch_norm")
