@@ -30,6 +30,11 @@ def intact(whole):
     assert (whole[-64:] == 77).all()
 
 
+def of_long_k(kind):
+    """A matrix of which each of a block's warps takes more chunks of k than it has asynchronous copies under way."""
+    return _native.quantize(torch.randn(9, 3300) + 0.3, kind, 128, False)
+
+
 def weights(kind):
     """Quantized matrices of every form: ragged ones, with and without zero points, in groups and not."""
     torch.manual_seed(1)
@@ -141,6 +146,13 @@ def linear(kind, half):
                     assert again[1].isnan().all()
                     assert torch.equal(again[2:], out[2:])
 
+    q = of_long_k(kind)
+    x = torch.randn(3, q.cols).to(half)
+    out, whole = guarded((3, len(q.codes)), half)
+    _native_cuda.linear(x, q, None, out)
+    close(out, x.double() @ reference.dequantize_canonical(*q, torch.float32).double().T, most[half])
+    intact(whole)
+
 
 def linear_old(kind, half):
     """Without tensor cores."""
@@ -173,6 +185,12 @@ def linear_int8(kind, half, rows=ROWS):
             plain = cpu.linear_canonical(x.float(), *q[:3], None, q.cols, kind, q.group_size, True)
             close(out, plain + each, 1e-6)
             intact(whole)
+    q = of_long_k(kind)
+    x = torch.randn(3, q.cols)
+    out, whole = guarded((3, len(q.codes)), torch.float32)
+    _native_cuda.linear_int8(*reference.quantize_rows(x), q, None, out)
+    close(out, cpu.linear_canonical(x, *q[:3], None, q.cols, kind, q.group_size, True), 1e-6)
+    intact(whole)
 
 
 def linear_int8_old(kind, half):
