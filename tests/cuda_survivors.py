@@ -20,6 +20,7 @@ SURVIVORS: dict[tuple[str, str, str], str] = {
         "no condition",
         "if (true) activations[b] = load_bytes8(x + (i64)g * k, chunk * CHUNK_K + b * BLOCK_K + t * 8, k);",
     ): READS_BEYOND,
+    ("weights.cuh", "no early end", "/* if (row >= p.rows) return; */"): READS_BEYOND,
     ("tile.cuh", "no early end", "/* if (group >= p.groups) return; */"): READS_BEYOND,
     (
         "common.cuh",
