@@ -8,6 +8,8 @@ from pathlib import Path
 
 import rquant
 
+FOLDERS = ("cuda kernels", "nvrtc")
+"""What of the backend's report says where this machine keeps its files."""
 PACKAGES = ["rquant", "torch", "transformers", "llama-cpp-python", "gguf", "numpy"]
 
 
@@ -33,7 +35,8 @@ def versions() -> dict[str, str]:
 def machine() -> dict[str, object]:
     """Processor, packages, and what rquant and llama.cpp use of the processor."""
     record: dict[str, object] = {"cpu": cpu_name(), "cores": os.cpu_count(), "versions": versions()}
-    record["rquant"] = {key: str(value) for key, value in rquant.backend_info().items()}
+    info = rquant.backend_info()
+    record["rquant"] = {key: str(info[key]) for key in info if key not in FOLDERS}
     try:
         from .llama_arm import system_info
 
