@@ -129,5 +129,5 @@ def _memory(tensor: Any) -> int | None:
     """The same for tensors on one memory. None for what has none of the common kind: sparse tensors, wrappers, None."""
     try:
         return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
-    except (AttributeError, NotImplementedError, RuntimeError, ValueError):
+    except (AttributeError, RuntimeError, ValueError):
         return None

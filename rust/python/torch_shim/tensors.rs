@@ -232,9 +232,9 @@ impl Torch {
     pub(super) fn empty(&self, sizes: &[i64], dtype: i32, memory: Memory) -> Option<Output<'_>> {
         let (strides, dim) = (memory.strides(sizes)?, sizes.len() as i64);
         let mut tensor = std::ptr::null_mut();
+        let (of_sizes, of_strides) = (sizes.as_ptr(), strides.as_ptr());
         // SAFETY: `dim` sizes and strides, and a place for the result.
-        let status =
-            unsafe { (self.empty)(dim, sizes.as_ptr(), strides.as_ptr(), dtype, (self.cpu)(), 0, &mut tensor) };
+        let status = unsafe { (self.empty)(dim, of_sizes, of_strides, dtype, (self.cpu)(), 0, &mut tensor) };
         (status == 0).then_some(())?;
         let (mut out, mut address) = (Output { torch: self, tensor, address: 0 }, std::ptr::null_mut());
         // SAFETY: a live tensor and a place for the result.
