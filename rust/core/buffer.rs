@@ -41,6 +41,10 @@ mod plain {
     // SAFETY: as above.
     unsafe impl Plain for f32 {}
     // SAFETY: as above.
+    unsafe impl Plain for usize {}
+    // SAFETY: an address may be any; who reads there sees to it.
+    unsafe impl Plain for *const u8 {}
+    // SAFETY: as above.
     unsafe impl Plain for half::f16 {}
     // SAFETY: as above.
     unsafe impl Plain for half::bf16 {}
@@ -220,6 +224,28 @@ impl<T: Plain> Rows<'_, T> {
         assert!(first < self.at.len(), "row");
         // SAFETY: there is a last row, and none after it is asked for.
         std::array::from_fn(|i| unsafe { self.at.get_unchecked((first + i).min(self.at.len() - 1)) } + self.skip)
+    }
+
+    /// Where in the memory rows `first..first + N` begin, which are there.
+    #[inline]
+    pub(crate) fn places<const N: usize>(&self, first: usize) -> [usize; N] {
+        let at = self.at[first..].first_chunk::<N>().expect("rows");
+        at.map(|at| at + self.skip)
+    }
+
+    /// Where the first of `rows` begins, and how far apart they are.
+    #[inline]
+    pub(crate) fn line(&self, rows: std::ops::Range<usize>) -> (usize, usize) {
+        let at = &self.at[rows];
+        let step = if at.len() > 1 { at[1] - at[0] } else { 0 };
+        assert!(at[at.len() - 1] == at[0] + (at.len() - 1) * step, "rows equally far apart");
+        (at[0] + self.skip, step)
+    }
+
+    /// Number of rows.
+    #[inline]
+    pub(crate) fn count(&self) -> usize {
+        self.at.len()
     }
 
     /// # Safety

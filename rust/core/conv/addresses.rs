@@ -3,13 +3,13 @@
 use super::patches::Patches;
 use super::phases::Phase;
 use crate::buffer::Scratch;
-use crate::cpu::Taps;
+use crate::cpu::{Isa, Taps};
 use std::ops::Range;
 
 /// Each row's address a tap.
 pub(super) struct Addresses {
-    /// `[tap][stride]`, as [`crate::cpu::TapRows::at`] says.
-    pub at: Vec<*const u8>,
+    /// `[tap][stride]`.
+    at: Scratch,
     /// Rows, and those that fill tiles up.
     pub stride: usize,
     /// Copies, if there are any.
@@ -17,8 +17,13 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
+    /// As [`crate::cpu::TapRows::at`] says.
+    pub(super) fn at(&self) -> &[*const u8] {
+        self.at.as_slice()
+    }
+
     /// Rows `range` of a phase: images times the places of its grid.
-    pub(super) fn of_input(patches: &Patches, phase: &Phase, zeros: &[i8], range: Range<usize>) -> Self {
+    pub(super) fn of_input(isa: &Isa, patches: &Patches, phase: &Phase, zeros: &[i8], range: Range<usize>) -> Self {
         let (batch, channels) = (patches.geometry.batch, patches.geometry.channels);
         let (mut size, mut grid) = (patches.geometry.size, phase.grid);
         if phase.reads_each_pixel(size) {
@@ -27,6 +32,7 @@ impl Addresses {
         }
         let (x, zeros) = (patches.x.as_ptr().cast::<u8>(), zeros.as_ptr().cast::<u8>());
         let mut all = Self::empty(range.len(), phase.taps.len());
+        let (stride, at) = (all.stride, all.at.as_mut::<*const u8>());
         let mut row = range.start;
         while row < range.end {
             // up to the end of a line
@@ -34,7 +40,7 @@ impl Addresses {
             let (image, y) = (line / grid[0], line % grid[0]);
             let count = (grid[1] - from).min(range.end - row);
             for (t, tap) in phase.taps.iter().enumerate() {
-                let out = &mut all.at[t * all.stride + row - range.start..][..count];
+                let out = &mut at[t * stride + row - range.start..][..count];
                 let y = (y * phase.step[0]) as isize + tap.offset[0];
                 if !(0..size[0] as isize).contains(&y) {
                     out.fill(zeros);
@@ -48,9 +54,8 @@ impl Addresses {
                 let line = line.wrapping_offset(first * channels as isize);
                 out[..inside.start].fill(zeros);
                 out[inside.end..].fill(zeros);
-                for (i, out) in inside.clone().zip(&mut out[inside]) {
-                    *out = line.wrapping_add(i * phase.step[1] * channels);
-                }
+                let step = phase.step[1] * channels;
+                isa.addresses(line.wrapping_add(inside.start * step), step, &mut out[inside]);
             }
             row += count;
         }
@@ -60,7 +65,7 @@ impl Addresses {
 
     /// Copies of what output positions `range` see in `group`: one tap of all steps, the zero point behind them up to
     /// a whole quad.
-    pub(super) fn of_copies(patches: &Patches, group: usize, range: Range<usize>) -> Self {
+    pub(super) fn of_copies(isa: &Isa, patches: &Patches, group: usize, range: Range<usize>) -> Self {
         let mut all = Self::empty(range.len(), 1);
         let depth = patches.geometry.depth();
         let bytes = depth.next_multiple_of(4);
@@ -69,8 +74,8 @@ impl Addresses {
             patches.gather(row, group, &mut codes[..depth]);
             codes[depth..].fill(patches.zero as u8);
         }
-        let base = copies.as_slice::<u8>().as_ptr();
-        all.at.iter_mut().enumerate().for_each(|(row, at)| *at = base.wrapping_add(row * bytes));
+        let stride = all.stride;
+        isa.addresses(copies.as_slice::<u8>().as_ptr(), bytes, &mut all.at.as_mut()[..stride - Taps::SPARE]);
         all.fill_up();
         all._copies = Some(copies);
         all
@@ -78,12 +83,12 @@ impl Addresses {
 
     fn empty(rows: usize, taps: usize) -> Self {
         let stride = rows + Taps::SPARE;
-        Self { at: vec![std::ptr::null(); stride * taps], stride, _copies: None }
+        Self { at: Scratch::of::<*const u8>(stride * taps), stride, _copies: None }
     }
 
     /// What fills tiles up reads what the last row does.
     fn fill_up(&mut self) {
-        for of_tap in self.at.chunks_exact_mut(self.stride) {
+        for of_tap in self.at.as_mut::<*const u8>().chunks_exact_mut(self.stride) {
             let (rows, spare) = of_tap.split_at_mut(of_tap.len() - Taps::SPARE);
             if let Some(last) = rows.last() {
                 spare.fill(*last);

@@ -5,7 +5,7 @@ use super::addresses::Addresses;
 use super::driver::{LONGEST, panels_of};
 use super::geometry::Geometry;
 use super::merged::Merged;
-use super::output::{COLS, Sink, TileRows};
+use super::output::{COLS, Columns, Sink, TileRows};
 use super::patches::Patches;
 use super::phases::Phase;
 use crate::cpu::{self, Isa, TapRows, Taps, block_bytes};
@@ -34,9 +34,8 @@ pub(super) struct Direct<'a> {
     each: usize,
     phases: Vec<Phase>,
     pairs: Vec<Pair<'a>>,
-    /// `[phase][pair]`: what `a + 128` instead of `a − z` contributes to each column, with the sign that takes it away;
-    /// made by the first task that needs it.
-    starts: Vec<OnceLock<[i32; COLS]>>,
+    /// `[phase][pair]`: made by the first task that needs it.
+    ready: Vec<OnceLock<Ready>>,
     /// What stands for padding, for all channels.
     zeros: Vec<i8>,
     /// Quads of a tap.
@@ -50,6 +49,15 @@ struct Pair<'a> {
     group: usize,
     panel: Panel<'a>,
     used: Range<usize>,
+}
+
+/// What all tasks of a phase and a panel need.
+struct Ready {
+    /// Where each tap's codes begin in the panel.
+    weights: Vec<usize>,
+    /// What `a + 128` instead of `a − z` contributes to each column, with the sign that takes it away.
+    start: [i32; COLS],
+    columns: Columns,
 }
 
 /// Work on some rows of a phase and some panels.
@@ -94,8 +102,8 @@ impl<'a> Direct<'a> {
                 .enumerate()
                 .for_each(|(i, Pair { panel, .. })| (panel.weights, panel.sums) = (merged.panel(i), &[]));
         }
-        let starts = (0..phases.len() * pairs.len()).map(|_| OnceLock::new()).collect();
-        Ok(Self { isa, taps, patches, w: *w, copied, each, quads, phases, pairs, starts, zeros, ones })
+        let ready = (0..phases.len() * pairs.len()).map(|_| OnceLock::new()).collect();
+        Ok(Self { isa, taps, patches, w: *w, copied, each, quads, phases, pairs, ready, zeros, ones })
     }
 
     pub(super) fn multiply(&self, scales: &[f32], sink: &Sink, executor: &dyn Executor) {
@@ -135,8 +143,9 @@ impl<'a> Direct<'a> {
     fn run(&self, task: &Task, scales: &[f32], sink: &Sink) {
         let (phase, patches) = (&self.phases[task.phase], self.patches);
         let pairs = &self.pairs[task.pairs.clone()];
-        let rows = TileRows::new(patches, phase, scales, task.rows.clone(), sink);
-        let shared = (!self.copied).then(|| Addresses::of_input(patches, phase, &self.zeros, task.rows.clone()));
+        let rows = TileRows::new(self.isa, patches, phase, scales, task.rows.clone(), sink);
+        let shared =
+            (!self.copied).then(|| Addresses::of_input(self.isa, patches, phase, &self.zeros, task.rows.clone()));
         let mut first = task.phase * self.pairs.len() + task.pairs.start;
         for of_group in pairs.chunk_by(|a, b| a.group == b.group) {
             let group = of_group[0].group;
@@ -144,7 +153,7 @@ impl<'a> Direct<'a> {
             let (addresses, offset) = match &shared {
                 Some(addresses) => (addresses, group * patches.geometry.group_channels()),
                 None => {
-                    copies = Addresses::of_copies(patches, group, task.rows.clone());
+                    copies = Addresses::of_copies(self.isa, patches, group, task.rows.clone());
                     (&copies, 0)
                 }
             };
@@ -162,7 +171,7 @@ impl<'a> Direct<'a> {
     fn row_sums(&self, addresses: &Addresses, offset: usize, rows: usize, taps: usize) -> Vec<i32> {
         let mut sums = vec![0; rows];
         // SAFETY: each address is that of a tap of the input, of the zeros or of a copy, as long as a tap.
-        unsafe { self.taps.row_sums(&addresses.at, addresses.stride, offset, self.ones.len(), &mut sums) };
+        unsafe { self.taps.row_sums(addresses.at(), addresses.stride, offset, self.ones.len(), &mut sums) };
         sums.iter_mut().for_each(|sum| *sum -= i32::from(self.patches.zero) * (taps * self.ones.len()) as i32);
         sums
     }
@@ -179,25 +188,27 @@ impl<'a> Direct<'a> {
         rows: &TileRows,
         sink: &Sink,
     ) {
-        let quads = self.quads;
-        let weights: Vec<usize> = phase.taps.iter().map(|tap| tap.index * quads * block_bytes(panel.cols)).collect();
-        let start = self.starts[index].get_or_init(|| self.start(panel, &weights));
-        let columns = sink.columns(panel, 0..panel.cols, used.clone());
+        let Ready { weights, start, columns } = self.ready[index].get_or_init(|| {
+            let of_tap = self.quads * block_bytes(panel.cols);
+            let weights: Vec<_> = phase.taps.iter().map(|tap| tap.index * of_tap).collect();
+            let start = self.start(panel, &weights);
+            Ready { weights, start, columns: sink.columns(panel, 0..panel.cols, used.clone()) }
+        });
         let count = addresses.stride - Taps::SPARE;
         let mut t = TapRows {
-            at: &addresses.at,
+            at: addresses.at(),
             rows: 0..count,
             offset,
-            quads,
+            quads: self.quads,
             each: self.each,
             panel: panel.weights,
             cols: panel.cols,
-            weights: &weights,
+            weights,
             start: &start[..panel.cols],
         };
         // SAFETY: each address is that of a tap of the input, of the zeros or of a copy, as long as a tap; the output lives
         // as long as the call, and this task alone has these rows of this panel's channels.
-        if sums.is_none() && unsafe { sink.try_rows(self.taps, &t, &columns, rows.of(0, count)) } {
+        if sums.is_none() && unsafe { sink.try_rows(self.taps, &t, columns, rows.of(0, count)) } {
             return;
         }
         let mut acc = [0i32; SUMS];
@@ -210,7 +221,7 @@ impl<'a> Direct<'a> {
                 self.isa.subtract_zeros(acc, zeros, self.w.qtype().offset(), &sums[t.rows.clone()]);
             }
             // SAFETY: as above.
-            unsafe { sink.write_tile(self.isa, acc, &columns, rows.of(first, t.rows.len())) };
+            unsafe { sink.write_tile(self.isa, acc, columns, rows.of(first, t.rows.len())) };
         }
     }
 

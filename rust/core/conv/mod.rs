@@ -35,6 +35,9 @@ use patches::Patches;
 /// Multiplications below which the calling thread works alone: they take it some 10 µs, as waking another would.
 const SERIAL: usize = if cfg!(test) { 1 } else { 1 << 19 };
 
+/// How much longer a multiplication takes where channels do not mix.
+const CHANNELS_APART: usize = 8;
+
 /// int8 activations `[batch, height, width, channels]` in `[-127, 127]`: `x ≈ scale · (q − zero)`.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
@@ -131,12 +134,13 @@ fn convolve(
         return Ok(());
     }
     let work = rows.saturating_mul(geometry.out_channels).saturating_mul(w.k());
-    let executor = if work < SERIAL { &Serial } else { executor };
     let factors = sink.factors(x.scales);
     if let Some(channels) = Channels::new(&patches, w).filter(|_| sink.is_plain()) {
+        let executor = if work.saturating_mul(CHANNELS_APART) < SERIAL { &Serial } else { executor };
         channels.multiply(factors, sink, executor);
         return Ok(());
     }
+    let executor = if work < SERIAL { &Serial } else { executor };
     if !sink.is_plain() || !Direct::takes(w) {
         return driver::multiply(&patches, factors, w, sink, executor);
     }

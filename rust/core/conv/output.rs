@@ -253,6 +253,11 @@ impl<'a> Sink<'a> {
         }
     }
 
+    /// Whether [`Sink::codes`] says how, for columns whose first is an output.
+    pub(super) fn is_codes(&self) -> bool {
+        matches!(&self.place, Place::Codes(_, rule) if rule.factors.is_empty())
+    }
+
     /// Where a kernel finishes codes at once, and how: if they need no factors, and the panel's first column is an output.
     ///
     /// # Safety
@@ -267,7 +272,7 @@ impl<'a> Sink<'a> {
         let plain = of.first == 0 && rows.factors.is_empty();
         let tile = self.tile(of, rows, rule.addend(&self.epilogue, 0));
         // SAFETY: the caller's promise.
-        plain.then(|| (tile, rule.steps, unsafe { out.rows(rows.at, rows.last, of.skip, of.used) }))
+        plain.then(|| (tile, rule.steps, unsafe { out.rows(rows.filled, rows.last, of.skip, of.used) }))
     }
 
     /// Finish the exact sums `acc` `[rows][cols]`.
@@ -321,7 +326,8 @@ pub(super) struct Columns {
 
 /// Where the rows of a task are written, and their factors.
 pub(super) struct TileRows {
-    at: Vec<usize>,
+    /// With [`Taps::SPARE`] more, as `Places::filled`.
+    at: Scratch,
     last: usize,
     factors: Vec<f32>,
 }
@@ -331,6 +337,8 @@ pub(super) struct TileRows {
 pub(super) struct Places<'a> {
     /// Where in the output each row begins; none after `last`.
     at: &'a [usize],
+    /// The same and those behind it: after the last of all rows [`Taps::SPARE`] with its place.
+    filled: &'a [usize],
     last: usize,
     /// None where columns have them.
     factors: &'a [f32],
@@ -338,7 +346,14 @@ pub(super) struct Places<'a> {
 
 impl TileRows {
     /// Rows `range` of a phase; `factors` as [`Sink::factors`] gives them.
-    pub(super) fn new(patches: &Patches, phase: &Phase, factors: &[f32], range: Range<usize>, sink: &Sink) -> Self {
+    pub(super) fn new(
+        isa: &Isa,
+        patches: &Patches,
+        phase: &Phase,
+        factors: &[f32],
+        range: Range<usize>,
+        sink: &Sink,
+    ) -> Self {
         let (places, pixels) = (phase.grid[0] * phase.grid[1], patches.out_size[0] * patches.out_size[1]);
         let row = |row: usize| {
             let (image, place) = (row / places, row % places);
@@ -350,19 +365,26 @@ impl TileRows {
             [factor] => vec![*factor; range.len()],
             factors => range.clone().map(|row| factors[row / places]).collect(),
         };
+        let (count, last) = (range.len(), range.end.saturating_sub(1));
+        let mut all = Scratch::of::<usize>(count + Taps::SPARE);
+        let (at, spare) = all.as_mut::<usize>().split_at_mut(count);
         // divisions would show where k is short
-        if phase.is_whole() {
-            let last = range.end.saturating_sub(1) * sink.channels;
-            return Self { at: range.map(|row| row * sink.channels).collect(), last, factors };
-        }
-        let at: Vec<usize> = range.map(row).collect();
-        Self { last: at.iter().copied().max().unwrap_or(0), at, factors }
+        let last = if phase.is_whole() {
+            isa.indices(range.start * sink.channels, sink.channels, at);
+            last * sink.channels
+        } else {
+            range.zip(&mut *at).for_each(|(i, at)| *at = row(i));
+            at.iter().copied().max().unwrap_or(0)
+        };
+        spare.fill(at.last().copied().unwrap_or(0));
+        Self { at: all, last, factors }
     }
 
     /// Of `count` rows from `first` on.
     pub(super) fn of(&self, first: usize, count: usize) -> Places<'_> {
         let rows = first..first + count;
         let factors = if self.factors.is_empty() { &[] } else { &self.factors[rows.clone()] };
-        Places { at: &self.at[rows], last: self.last, factors }
+        let filled = &self.at.as_slice()[first..first + count + Taps::SPARE];
+        Places { at: &filled[..count], filled, last: self.last, factors }
     }
 }

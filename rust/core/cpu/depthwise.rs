@@ -14,8 +14,33 @@ pub(crate) struct Line {
 /// See [`Depthwise::products`].
 type ProductsFn = unsafe fn(&[u8], &[u8], [usize; 2], Option<&[i32; STRIP]>, &mut [i32]);
 
+/// One or two lines of outputs: each is `start + Σ over fours and taps of column · weights`, as [`Depthwise::products`].
+pub(crate) struct Lines<'a> {
+    pub lines: usize,
+    /// `[four][column][channel][4]` of as many rows as the lines see.
+    pub columns: &'a [u8],
+    pub fours: usize,
+    /// `[line][four][tap][channel][4]`, int8.
+    pub weights: &'a [u8],
+    /// Stride and dilation.
+    pub steps: [usize; 2],
+    pub start: &'a [i32; STRIP],
+}
+
+impl Lines<'_> {
+    /// Bytes of a four's columns.
+    pub(super) fn span(&self) -> usize {
+        self.columns.len() / self.fours
+    }
+
+    /// Columns of the kernel.
+    pub(super) fn taps(&self) -> usize {
+        self.weights.len() / (self.lines * self.fours * COLUMN)
+    }
+}
+
 /// See [`Depthwise::codes`].
-type CodesFn = unsafe fn(&[u8], &[u8], [usize; 2], &[i32; STRIP], Tile, Steps, Rows<u8>);
+type CodesFn = unsafe fn(&Lines, Tile, Steps, Rows<u8>);
 
 /// The kernels of an instruction set.
 #[derive(Debug)]
@@ -58,30 +83,24 @@ impl Depthwise {
         }
     }
 
-    /// Whether [`Depthwise::codes`] takes so many taps.
-    pub(crate) fn has_codes(&self, taps: usize) -> bool {
-        self.codes.is_some() && taps == 3
+    /// Whether there is [`Depthwise::codes`].
+    pub(crate) fn has_codes(&self) -> bool {
+        self.codes.is_some()
     }
 
-    /// The same from `start`, finished at once as [`Isa::tile_codes`] does a tile of one strip, whose first column is an
-    /// output and whose rows have no factors.
+    /// The sums of lines, finished at once as [`Isa::tile_codes`] does a tile of one strip, whose first column is an output
+    /// and whose rows, those of one line and then the other's, have no factors.
     #[allow(unsafe_code)]
-    pub(crate) fn codes(
-        &self,
-        columns: &[u8],
-        weights: &[u8],
-        steps: [usize; 2],
-        start: &[i32; STRIP],
-        finish: Tile,
-        encoding: Steps,
-        out: Rows<u8>,
-    ) {
+    pub(crate) fn codes(&self, lines: &Lines, finish: Tile, encoding: Steps, out: Rows<u8>) {
         let kernel = self.codes.expect("the caller asks has_codes");
-        assert!(weights.len() == 3 * COLUMN);
         assert!(finish.cols == STRIP && finish.first == 0 && finish.factors.is_empty());
-        if fit(columns, weights, steps, finish.at.len()) {
+        assert!((1..=2).contains(&lines.lines) && finish.at.len().is_multiple_of(lines.lines) && lines.fours > 0);
+        assert!(lines.weights.len().is_multiple_of(lines.lines * lines.fours * COLUMN));
+        assert!(lines.columns.len().is_multiple_of(lines.fours * COLUMN) && out.count() >= finish.at.len());
+        let (columns, weights) = (&lines.columns[..lines.span()], &lines.weights[..lines.taps() * COLUMN]);
+        if fit(columns, weights, lines.steps, finish.at.len() / lines.lines) {
             // SAFETY: as above.
-            unsafe { kernel(columns, weights, steps, start, finish, encoding, out) }
+            unsafe { kernel(lines, finish, encoding, out) }
         }
     }
 }

@@ -94,7 +94,8 @@ impl Taps {
         unsafe { (self.sums)(t, acc) }
     }
 
-    /// The same, finished as [`Isa::tile_codes`] does; without factors or columns before the first that is an output.
+    /// The same, finished as [`Isa::tile_codes`] does; without factors or columns before the first that is an output. `out`
+    /// has [`Taps::SPARE`] more rows, in the place of the last.
     ///
     /// # Safety
     /// As for [`Taps::sums`].
@@ -103,7 +104,7 @@ impl Taps {
         Self::check(t);
         assert!(finish.scales.len() == t.cols && finish.bias.len() == t.cols && finish.factors.is_empty());
         assert!(finish.first == 0 && finish.cols == t.cols && finish.used <= t.cols && finish.used > t.cols - STRIP);
-        assert!(finish.at.len() == t.rows.len());
+        assert!(finish.at.len() == t.rows.len() && out.count() == t.rows.len() + Self::SPARE);
         // SAFETY: an `Isa` that this CPU lacks is not reached; the lengths are asserted, the addresses the caller's promise.
         unsafe { (self.codes)(t, finish, steps, out) }
     }

@@ -7,7 +7,7 @@
 use super::finish::{Encoder, write_codes};
 use super::{load, load_i32, store, store_i32};
 use crate::buffer::Rows;
-use crate::cpu::depthwise::{COLUMN, Depthwise, Line};
+use crate::cpu::depthwise::{COLUMN, Depthwise, Line, Lines};
 use crate::cpu::lanes::{Steps, Tile};
 use std::arch::x86_64::*;
 
@@ -21,6 +21,7 @@ pub(super) const DEPTHWISE: Depthwise = Depthwise { columns, products, codes: So
 fn columns(rows: &[Line], channels: usize, out: &mut [u8]) {
     match (rows, channels) {
         ([a, b, c], 16) => transpose([*a, *b, *c], |at| load_whole(at), out),
+        ([a, b, c, d], 16) => transpose([*a, *b, *c, *d], |at| load_whole(at), out),
         _ => {
             let mask = ((1u32 << channels) - 1) as u16;
             let mut lines = [Line { at: PADDING.as_ptr(), step: 0 }; 4];
@@ -96,33 +97,62 @@ fn products(
     }
 }
 
-/// The same of three taps from a start, and at once the codes: the sums never lie in memory.
+/// The sums of lines, and at once their codes: the sums never lie in memory.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn codes(
-    columns: &[u8],
-    weights: &[u8],
-    [stride, dilation]: [usize; 2],
-    start: &[i32; 16],
-    finish: Tile,
-    steps: Steps,
-    mut out: Rows<u8>,
-) {
+fn codes(p: &Lines, finish: Tile, steps: Steps, out: Rows<u8>) {
+    let three = p.fours == 1 && p.taps() == 3;
+    match (p.lines, p.steps) {
+        (1, [1, 1]) if three => codes_of::<1, 3, 1>(p, finish, steps, out),
+        (1, [2, 1]) if three => codes_of::<1, 3, 2>(p, finish, steps, out),
+        (2, [1, 1]) if three => codes_of::<2, 3, 1>(p, finish, steps, out),
+        (1, _) => codes_of::<1, 0, 0>(p, finish, steps, out),
+        _ => codes_of::<2, 0, 0>(p, finish, steps, out),
+    }
+}
+
+/// `L` lines; of `T` taps next to each other over up to four rows and `S` steps between outputs, or of any number and steps
+/// (0). Four outputs of a line at a time.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn codes_of<const L: usize, const T: usize, const S: usize>(p: &Lines, finish: Tile, steps: Steps, mut out: Rows<u8>) {
     let encoder = Encoder::<1>::new(&finish, steps, &out);
-    let (weights, _) = weights.as_chunks::<64>();
-    let w = [load(&weights[0]), load(&weights[1]), load(&weights[2])];
-    let (start, last) = (load_i32(start), finish.at.len() - 1);
-    let columns = columns.as_ptr();
-    for group in 0..finish.at.len().div_ceil(Encoder::<1>::ROWS) {
-        let first = group * Encoder::<1>::ROWS;
-        let mut c = [start; 4];
-        for i in 0..4 {
-            let at = columns.wrapping_add((first + i).min(last) * stride * COLUMN);
-            for tap in 0..3 {
-                // SAFETY: each tap of each output is a column, by the promise of the caller.
-                let x = unsafe { _mm512_loadu_si512(at.add(tap * dilation * COLUMN).cast()) };
-                c[i] = _mm512_dpbusd_epi32(c[i], x, w[tap]);
+    let (fours, taps) = if T > 0 { (1, T) } else { (p.fours, p.taps()) };
+    let [stride, dilation] = if S > 0 { [S, 1] } else { p.steps };
+    let (start, width, span) = (load_i32(p.start), finish.at.len() / L, p.span());
+    let (columns, weights) = (p.columns.as_ptr(), p.weights.as_ptr());
+    let plain = encoder.is_plain();
+    let mut line = [(0, 0); L];
+    for l in 0..L {
+        line[l] = out.line(l * width..(l + 1) * width);
+    }
+    for first in (0..width).step_by(4) {
+        // of a last few outputs, the last one again
+        let place = if first + 4 <= width {
+            [first, first + 1, first + 2, first + 3]
+        } else {
+            std::array::from_fn(|i| (first + i).min(width - 1))
+        };
+        let mut c = [[start; 4]; L];
+        for four in 0..fours {
+            for tap in 0..taps {
+                let mut w = [start; L];
+                for l in 0..L {
+                    // SAFETY: each line has weights for each tap.
+                    w[l] =
+                        unsafe { _mm512_loadu_si512(weights.add(((l * fours + four) * taps + tap) * COLUMN).cast()) };
+                }
+                for i in 0..4 {
+                    let column = place[i] * stride + tap * dilation;
+                    // SAFETY: each tap of each output is a column, by the promise of the caller.
+                    let x = unsafe { _mm512_loadu_si512(columns.add(four * span + column * COLUMN).cast()) };
+                    for l in 0..L {
+                        c[l][i] = _mm512_dpbusd_epi32(c[l][i], x, w[l]);
+                    }
+                }
             }
         }
-        write_codes!(encoder, c, first, &mut out);
+        for l in 0..L {
+            write_codes!(encoder, plain, c[l], place.map(|i| line[l].0 + i * line[l].1), out);
+        }
     }
 }

@@ -33,7 +33,8 @@ fn finish<const V: usize>(acc: &[i32], t: Tile, steps: Steps, mut out: Rows<u8>)
             let (r, j) = Encoder::<V>::place(i);
             c[i] = load_i32(&acc[r.min(acc.len() - 1)][j]);
         }
-        write_codes!(encoder, c, group * Encoder::<V>::ROWS, &mut out);
+        let at = out.offsets(group * Encoder::<V>::ROWS);
+        write_codes!(encoder, false, c, at, out);
     }
 }
 
@@ -70,17 +71,17 @@ impl Packer {
     }
 }
 
-/// The sums of rows `$first..$first + ROWS`, as [`Encoder::place`] says, to their codes; those of rows after the last may be
-/// anything. A macro: LLVM would rather call this, with all sums of a tile in memory meanwhile.
+/// The sums of rows that begin at `$at`, as [`Encoder::place`] says, to their codes. `$plain`: see [`Encoder::is_plain`]. A
+/// macro: LLVM would rather call this, with all sums of a tile in memory meanwhile.
 macro_rules! write_codes {
-    ($encoder:ident, $sums:expr, $first:expr, $out:expr) => {
-        let out: &mut Rows<u8> = $out;
-        let at: [usize; 4] = out.offsets($first);
+    ($encoder:ident, $plain:expr, $sums:expr, $at:expr, $out:expr) => {
+        let (at, out): ([usize; 4], &mut Rows<u8>) = ($at, &mut $out);
         let mut values = $encoder.values($sums);
-        if $encoder.addend.is_some() {
+        if !$plain && $encoder.addend.is_some() {
             values = $encoder.added(values, at);
         }
-        $encoder.store($encoder.codes(values), at, out);
+        let codes = $encoder.codes(values);
+        if $plain || $encoder.is_whole() { $encoder.store(codes, at, out) } else { $encoder.store_part(codes, at, out) }
     };
 }
 pub(super) use write_codes;
@@ -137,6 +138,18 @@ impl<'a, const V: usize> Encoder<'a, V> {
         }
     }
 
+    /// Whether all columns are outputs.
+    #[inline]
+    pub(super) fn is_whole(&self) -> bool {
+        self.mask == u64::MAX >> (64 - V * 16)
+    }
+
+    /// The same, and nothing is added.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        self.is_whole() && self.addend.is_none()
+    }
+
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn values(&self, c: [__m512i; 4]) -> [__m512; 4] {
@@ -168,13 +181,10 @@ impl<'a, const V: usize> Encoder<'a, V> {
         _mm512_permutexvar_epi32(self.order, self.packer.pack(v))
     }
 
-    /// To the rows that begin at `at`. The last row goes last: those after it have its place.
+    /// To the rows that begin at `at`, where all columns are outputs. The first row goes last: others may have its place.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(super) fn store(&self, q: __m512i, at: [usize; 4], out: &mut Rows<u8>) {
-        if self.mask != u64::MAX >> (64 - V * 16) {
-            return self.store_part(q, at, out);
-        }
         // SAFETY: rows of the output, of so many bytes.
         unsafe {
             let mut to = |r: usize| out.pointer(at[r]);
@@ -198,9 +208,9 @@ impl<'a, const V: usize> Encoder<'a, V> {
         }
     }
 
-    /// The same where not all columns are outputs.
+    /// The same of any columns.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn store_part(&self, q: __m512i, at: [usize; 4], out: &mut Rows<u8>) {
+    pub(super) fn store_part(&self, q: __m512i, at: [usize; 4], out: &mut Rows<u8>) {
         for r in (0..Self::ROWS).rev() {
             // the row's codes to where the register begins
             let from = _mm512_add_epi64(

@@ -215,12 +215,17 @@ fn sums_of<const N: bool, const R: usize, const V: usize>(t: &TapRows, span: Spa
 /// The same, and at once their codes: the sums never lie in memory.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn codes(t: &TapRows, finish: Tile, steps: Steps, mut out: Rows<u8>) {
-    by_shape!(t, |span, N, R, V| codes_of::<N, R, V>(t, span, finish, steps, &mut out));
+    if finish.addend.is_none() && finish.used == finish.cols {
+        by_shape!(t, |span, N, R, V| codes_of::<N, R, V, true>(t, span, finish, steps, &mut out));
+    } else {
+        by_shape!(t, |span, N, R, V| codes_of::<N, R, V, false>(t, span, finish, steps, &mut out));
+    }
 }
 
+/// `P`: [`Encoder::is_plain`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn codes_of<const N: bool, const R: usize, const V: usize>(
+fn codes_of<const N: bool, const R: usize, const V: usize, const P: bool>(
     t: &TapRows,
     span: Span,
     finish: Tile,
@@ -228,16 +233,20 @@ fn codes_of<const N: bool, const R: usize, const V: usize>(
     out: &mut Rows<u8>,
 ) {
     let encoder = Encoder::<V>::new(&finish, steps, out);
-    each_tile!(t, span, N, R, V, |first, c| unroll!(|row in R by (Encoder::<V>::ROWS)| {
-        if first + row < t.rows.end {
-            let mut four = [_mm512_setzero_si512(); 4];
+    assert!(!P || encoder.is_plain());
+    each_tile!(t, span, N, R, V, |first, c| {
+        // what fills a tile up has the sums and the place of the last row
+        let places: [usize; R] = out.places(first - t.rows.start);
+        unroll!(|row in R by (Encoder::<V>::ROWS)| {
+            let (mut four, mut at) = ([_mm512_setzero_si512(); 4], [0; 4]);
             for i in 0..4 {
                 let (r, j) = Encoder::<V>::place(i);
                 four[i] = c[(row + r).min(R - 1)][j];
+                at[i] = places[(row + i).min(R - 1)];
             }
-            write_codes!(encoder, four, first + row - t.rows.start, out);
-        }
-    }));
+            write_codes!(encoder, P, four, at, *out);
+        })
+    });
 }
 
 /// The sums of each row's codes over all taps.

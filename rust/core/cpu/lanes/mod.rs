@@ -3,6 +3,7 @@
 //! Each is plain Rust that vectorizes: no reduction that depends on order, rounding by the magic-number trick, and a
 //! fused multiply-add wherever `mul_add` says so, so that every instruction set gives the same bits.
 
+mod addresses;
 mod coder;
 mod codes;
 mod encode;
@@ -15,6 +16,7 @@ mod sums;
 
 use crate::buffer::{Rectangle, Rows};
 use crate::qtype::QuantType;
+use addresses::{addresses, indices};
 use coder::encode_by;
 use codes::{add_codes, affine, affine_columns, clamp, fake_quantize, inside, lookup};
 use encode::{absmax_bits, absmax_columns, decode, encode, encode_float8, min_max, round_bf16};
@@ -140,6 +142,8 @@ macro_rules! table {
 }
 
 table! {
+    addresses(first: *const u8, step: usize, out: &mut [*const u8]);
+    indices(first: usize, step: usize, out: &mut [usize]);
     absmax_bits(x: &[f32]) -> u32;
     absmax_columns(x: &[f32], most: &mut [u32]);
     min_max(x: &[f32]) -> (f32, f32);
