@@ -1,9 +1,10 @@
 //! The driver for int8 convolutions of each channel by itself: a strip of 16 channels at a time, one or two lines of the
 //! output at a time.
 
-use super::output::{Columns, Places, Sink, TileRows};
+use super::output::{Columns, Sink};
 use super::patches::Patches;
 use super::phases::Phase;
+use super::places::{Places, TileRows};
 use crate::buffer::Scratch;
 use crate::cpu::depthwise::{COLUMN, Depthwise, Line, Lines};
 use crate::cpu::{self, Isa, STRIP};
@@ -23,10 +24,10 @@ pub(super) struct Channels<'a> {
 }
 
 /// Up to 16 channels.
-struct Strip {
+struct Strip<'s> {
     first: usize,
     channels: usize,
-    columns: Columns,
+    columns: Columns<'s>,
     /// `[line][four][column][channel][4]`, signed: per four of the rows that the lines see, 0 where a line has no tap.
     weights: Vec<u8>,
     /// Where its sums start.
@@ -71,7 +72,7 @@ impl<'a> Channels<'a> {
             let lines = line..(line + by_line).min(lines);
             let width = self.patches.out_size[1];
             let pixels = lines.start * width..lines.end * width;
-            let rows = TileRows::new(self.isa, self.patches, &self.whole, scales, pixels, sink);
+            let rows = TileRows::new(self.isa, self.patches, &self.whole, scales, pixels);
             let strips: Vec<_> =
                 (strip..(strip + by_strip).min(strips)).map(|i| self.lay_out(i * STRIP, most, sink)).collect();
             self.lines(&strips, lines, most, &rows, sink);
@@ -162,7 +163,7 @@ impl<'a> Channels<'a> {
     }
 
     /// The 16 channels from `first` on, for up to so many lines at once.
-    fn lay_out(&self, first: usize, lines: usize, sink: &Sink) -> Strip {
+    fn lay_out<'s>(&self, first: usize, lines: usize, sink: &'s Sink) -> Strip<'s> {
         let panel = self.w.panel(first / self.w.nr());
         let (column, kernel) = (first - panel.first, self.patches.geometry.kernel);
         let words = panel.weights.as_chunks::<4>().0;

@@ -5,9 +5,10 @@ use super::addresses::Addresses;
 use super::driver::{LONGEST, panels_of};
 use super::geometry::Geometry;
 use super::merged::Merged;
-use super::output::{COLS, Columns, Sink, TileRows};
+use super::output::Sink;
 use super::patches::Patches;
 use super::phases::Phase;
+use super::places::TileRows;
 use crate::cpu::{self, Isa, TapRows, Taps, block_bytes};
 use crate::error::Result;
 use crate::executor::Executor;
@@ -17,6 +18,8 @@ use crate::qtype::QuantType;
 use std::ops::Range;
 use std::sync::OnceLock;
 
+/// Most columns of a panel.
+const COLS: usize = 64;
 /// Sums at a time, where they are not finished in registers: those of a tile of any width.
 const SUMS: usize = 384;
 /// Rows of a task: more of them do not pay for reading a panel again, fewer fill the second-level cache.
@@ -34,8 +37,10 @@ pub(super) struct Direct<'a> {
     each: usize,
     phases: Vec<Phase>,
     pairs: Vec<Pair<'a>>,
-    /// `[phase][pair]`: made by the first task that needs it.
-    ready: Vec<OnceLock<Ready>>,
+    /// `[phase][tap]`: which of the weight's they are.
+    indices: Vec<Vec<usize>>,
+    /// `[phase][pair]`: what `a + 128` instead of `a − z` contributes to each column, with the sign that takes it away.
+    starts: Vec<OnceLock<[i32; COLS]>>,
     /// What stands for padding, for all channels.
     zeros: Vec<i8>,
     /// Quads of a tap.
@@ -49,15 +54,6 @@ struct Pair<'a> {
     group: usize,
     panel: Panel<'a>,
     used: Range<usize>,
-}
-
-/// What all tasks of a phase and a panel need.
-struct Ready {
-    /// Where each tap's codes begin in the panel.
-    weights: Vec<usize>,
-    /// What `a + 128` instead of `a − z` contributes to each column, with the sign that takes it away.
-    start: [i32; COLS],
-    columns: Columns,
 }
 
 /// Work on some rows of a phase and some panels.
@@ -102,8 +98,10 @@ impl<'a> Direct<'a> {
                 .enumerate()
                 .for_each(|(i, Pair { panel, .. })| (panel.weights, panel.sums) = (merged.panel(i), &[]));
         }
-        let ready = (0..phases.len() * pairs.len()).map(|_| OnceLock::new()).collect();
-        Ok(Self { isa, taps, patches, w: *w, copied, each, quads, phases, pairs, ready, zeros, ones })
+        let starts = (0..phases.len() * pairs.len()).map(|_| OnceLock::new()).collect();
+        let indices = phases.iter().map(|phase| phase.taps.iter().map(|tap| tap.index).collect()).collect();
+        let of = Self { isa, taps, patches, w: *w, copied, each, quads, phases, pairs, indices, starts, zeros, ones };
+        Ok(of)
     }
 
     pub(super) fn multiply(&self, scales: &[f32], sink: &Sink, executor: &dyn Executor) {
@@ -143,7 +141,7 @@ impl<'a> Direct<'a> {
     fn run(&self, task: &Task, scales: &[f32], sink: &Sink) {
         let (phase, patches) = (&self.phases[task.phase], self.patches);
         let pairs = &self.pairs[task.pairs.clone()];
-        let rows = TileRows::new(self.isa, patches, phase, scales, task.rows.clone(), sink);
+        let rows = TileRows::new(self.isa, patches, phase, scales, task.rows.clone());
         let shared =
             (!self.copied).then(|| Addresses::of_input(self.isa, patches, phase, &self.zeros, task.rows.clone()));
         let mut first = task.phase * self.pairs.len() + task.pairs.start;
@@ -160,7 +158,7 @@ impl<'a> Direct<'a> {
             let sums = matches!(of_group[0].panel.zeros, ZeroPoints::U8(_))
                 .then(|| self.row_sums(addresses, offset, task.rows.len(), phase.taps.len()));
             for pair in of_group {
-                self.pair(first, pair, phase, (addresses, offset), sums.as_deref(), &rows, sink);
+                self.pair(first, pair, (addresses, offset), sums.as_deref(), &rows, sink);
                 first += 1;
             }
         }
@@ -182,18 +180,18 @@ impl<'a> Direct<'a> {
         &self,
         index: usize,
         Pair { panel, used, .. }: &Pair,
-        phase: &Phase,
         (addresses, offset): (&Addresses, usize),
         sums: Option<&[i32]>,
         rows: &TileRows,
         sink: &Sink,
     ) {
-        let Ready { weights, start, columns } = self.ready[index].get_or_init(|| {
-            let of_tap = self.quads * block_bytes(panel.cols);
-            let weights: Vec<_> = phase.taps.iter().map(|tap| tap.index * of_tap).collect();
-            let start = self.start(panel, &weights);
-            Ready { weights, start, columns: sink.columns(panel, 0..panel.cols, used.clone()) }
-        });
+        let (made, taps) = (self.starts[index].get(), &self.indices[index / self.pairs.len()]);
+        // two threads at once both make it: to wait would be to sleep
+        let start = made.copied().unwrap_or_else(|| self.start(panel, taps));
+        if made.is_none() {
+            _ = self.starts[index].set(start);
+        }
+        let columns = sink.columns(panel, 0..panel.cols, used.clone());
         let count = addresses.stride - Taps::SPARE;
         let mut t = TapRows {
             at: addresses.at(),
@@ -203,12 +201,12 @@ impl<'a> Direct<'a> {
             each: self.each,
             panel: panel.weights,
             cols: panel.cols,
-            weights,
+            taps,
             start: &start[..panel.cols],
         };
         // SAFETY: each address is that of a tap of the input, of the zeros or of a copy, as long as a tap; the output lives
         // as long as the call, and this task alone has these rows of this panel's channels.
-        if sums.is_none() && unsafe { sink.try_rows(self.taps, &t, columns, rows.of(0, count)) } {
+        if sums.is_none() && unsafe { sink.try_rows(self.taps, &t, &columns, rows.of(0, count)) } {
             return;
         }
         let mut acc = [0i32; SUMS];
@@ -221,21 +219,21 @@ impl<'a> Direct<'a> {
                 self.isa.subtract_zeros(acc, zeros, self.w.qtype().offset(), &sums[t.rows.clone()]);
             }
             // SAFETY: as above.
-            unsafe { sink.write_tile(self.isa, acc, columns, rows.of(first, t.rows.len())) };
+            unsafe { sink.write_tile(self.isa, acc, &columns, rows.of(first, t.rows.len())) };
         }
     }
 
     /// See `starts`.
     #[allow(unsafe_code)]
-    fn start(&self, panel: &Panel, weights: &[usize]) -> [i32; COLS] {
+    fn start(&self, panel: &Panel, taps: &[usize]) -> [i32; COLS] {
         let mut sums = [0; COLS];
         let finish = |sums: [i32; COLS]| sums.map(|sum| sum.wrapping_mul(-128 - i32::from(self.patches.zero)));
-        let whole = weights.len() * self.quads * block_bytes(panel.cols) == panel.weights.len();
+        let whole = taps.len() * self.quads * block_bytes(panel.cols) == panel.weights.len();
         if whole && !panel.sums.is_empty() {
             sums[..panel.cols].copy_from_slice(panel.sums);
             return finish(sums);
         }
-        let at = vec![self.ones.as_ptr().cast::<u8>(); weights.len() * (1 + Taps::SPARE)];
+        let at = vec![self.ones.as_ptr().cast::<u8>(); taps.len() * (1 + Taps::SPARE)];
         let t = TapRows {
             at: &at,
             rows: 0..1,
@@ -244,7 +242,7 @@ impl<'a> Direct<'a> {
             each: self.each,
             panel: panel.weights,
             cols: panel.cols,
-            weights,
+            taps,
             start: &[0; COLS][..panel.cols],
         };
         // SAFETY: `ones` is as long as a tap.

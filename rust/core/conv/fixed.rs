@@ -72,7 +72,7 @@ impl FixedPoint<'_> {
     /// The output is still borrowed, and nobody else touches these channels of these rows.
     #[allow(unsafe_code)]
     pub(super) unsafe fn finish_tile(&self, isa: &Isa, acc: &[i32], of: &Columns, at: &[usize], out: Shared<u8>) {
-        for (acc, at) in acc.chunks_exact(of.cols).zip(at) {
+        for (acc, at) in acc.chunks_exact(of.cols()).zip(at) {
             // SAFETY: the caller's promise.
             let out = unsafe { out.slice(at + of.skip, of.used) };
             self.finish(isa, &acc[of.first..of.first + of.used], of.skip..of.skip + of.used, out);

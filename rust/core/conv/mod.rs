@@ -14,6 +14,7 @@ mod merged;
 mod output;
 mod patches;
 mod phases;
+mod places;
 mod requantization;
 #[cfg(test)]
 mod tests;

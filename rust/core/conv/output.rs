@@ -1,9 +1,8 @@
 //! Where a convolution's values go: the next layer's codes, or floats.
 
 use super::fixed::FixedPoint;
-use super::patches::Patches;
-use super::phases::Phase;
-use super::requantization::Requantization;
+use super::places::Places;
+use super::requantization::{Requantization, weight_scales};
 use crate::buffer::{Rows, Scratch, Shared};
 use crate::cpu::lanes::{Encoding, Finish, Folded, Steps, Tile};
 use crate::cpu::{self, Isa, STRIP, TapRows, Taps};
@@ -88,6 +87,10 @@ pub(super) fn encoding(scale: f32, zero: i8) -> Encoding {
 pub(super) struct Sink<'a> {
     epilogue: Epilogue<'a>,
     channels: usize,
+    /// Scales of the weight, where a channel has one, else 1; of codes, their multipliers. For all columns of all panels.
+    scales: Vec<f32>,
+    /// As many; of codes, in their steps.
+    bias: Vec<f32>,
     place: Place<'a>,
 }
 
@@ -119,24 +122,30 @@ impl<'a> Sink<'a> {
         if epilogue.lo.is_nan() || epilogue.hi.is_nan() {
             return Err(Error::mismatch("lo, hi", "numbers", format!("{}, {}", epilogue.lo, epilogue.hi)));
         }
+        let mut bias = vec![0.0; channels.next_multiple_of(STRIP)];
+        if let Some(given) = epilogue.bias {
+            bias[..channels].copy_from_slice(given);
+        }
+        let mut of_channels = weight_scales(w);
         let place = match out {
             Output::Codes(q, scale, zero) => {
                 check_scale("out_scale", *scale)?;
                 check_zero("out_zero", *zero)?;
-                Place::Codes(
-                    Shared::bytes(q),
-                    Requantization::new(cpu::active()?, &epilogue, w, scales, (*scale, *zero)),
-                )
+                let (isa, to) = (cpu::active()?, (*scale, *zero));
+                let rule = Requantization::new(isa, &epilogue, w, scales, to, &mut of_channels, &mut bias);
+                Place::Codes(Shared::bytes(q), rule)
             }
             Output::Floats(x) => Place::Floats(x.share()),
         };
-        Ok(Self { epilogue, channels, place })
+        Ok(Self { epilogue, channels, scales: of_channels, bias, place })
     }
 
     /// For one that is finished in integers.
     pub(super) fn fixed(fixed: FixedPoint<'a>, out: &'a mut [i8], rows: usize, channels: usize) -> Result<Self> {
         check_len("out", rows * channels, out.len())?;
-        Ok(Self { epilogue: Epilogue::default(), channels, place: Place::Fixed(Shared::bytes(out), fixed) })
+        let none = vec![0.0; channels.next_multiple_of(STRIP)];
+        let (scales, bias, place) = (none.clone(), none, Place::Fixed(Shared::bytes(out), fixed));
+        Ok(Self { epilogue: Epilogue::default(), channels, scales, bias, place })
     }
 
     /// Whether it takes sums as integers.
@@ -177,7 +186,7 @@ impl<'a> Sink<'a> {
         let Epilogue { bias, addend, lo, hi } = self.epilogue;
         match &self.place {
             Place::Codes(out, rule) => {
-                let (multipliers, bias) = rule.channels(columns);
+                let (multipliers, bias) = (&self.scales[columns.clone()], &self.bias[columns]);
                 let folded = Folded { multipliers, factor, bias, addend: rule.addend(&self.epilogue, at) };
                 // SAFETY: the caller's promise.
                 isa.requantize(f, folded, rule.steps, unsafe { out.slice(at, len) });
@@ -200,29 +209,16 @@ impl<'a> Sink<'a> {
     }
 
     /// The columns `columns` of a panel, of which `used` (of the panel's) are outputs.
-    pub(super) fn columns(&self, panel: &Panel, columns: Range<usize>, used: Range<usize>) -> Columns {
+    pub(super) fn columns(&self, panel: &Panel, columns: Range<usize>, used: Range<usize>) -> Columns<'_> {
         let used = used.start.max(columns.start)..used.end.min(columns.end);
-        let mut of = Columns {
-            cols: columns.len(),
+        let channels = panel.first + columns.start..panel.first + columns.end;
+        Columns {
             first: used.start - columns.start,
             used: used.len(),
             skip: panel.first + used.start,
-            scales: [0.0; COLS],
-            bias: [0.0; COLS],
-        };
-        let inside = used.start - columns.start..used.end - columns.start;
-        let channels = panel.first + used.start..panel.first + used.end;
-        if let Place::Codes(_, rule) = &self.place {
-            let (multipliers, bias) = rule.channels(channels);
-            of.scales[inside.clone()].copy_from_slice(multipliers);
-            of.bias[inside].copy_from_slice(bias);
-            return of;
+            scales: &self.scales[channels.clone()],
+            bias: &self.bias[channels],
         }
-        inside.clone().for_each(|i| of.scales[i] = panel.scales.get(columns.start + i));
-        if let Some(bias) = self.epilogue.bias {
-            of.bias[inside].copy_from_slice(&bias[channels]);
-        }
-        of
     }
 
     /// Compute and finish rows of a panel in one, if a kernel does that; else say so.
@@ -232,20 +228,20 @@ impl<'a> Sink<'a> {
     #[allow(unsafe_code)]
     pub(super) unsafe fn try_rows(&self, taps: &Taps, t: &TapRows, of: &Columns, rows: Places) -> bool {
         // SAFETY: the caller's promise.
-        let codes = unsafe { self.codes(of, rows) }.filter(|_| of.used > of.cols - STRIP);
+        let codes = unsafe { self.codes(of, rows) }.filter(|_| of.used > of.cols() - STRIP);
         let Some((tile, steps, out)) = codes else { return false };
         // SAFETY: as above.
         unsafe { taps.codes(t, tile, steps, out) };
         true
     }
 
-    fn tile<'t>(&self, of: &'t Columns, rows: Places<'t>, addend: Option<(&'t [i8], f32, i32)>) -> Tile<'t> {
+    fn tile<'t>(&self, of: &Columns<'t>, rows: Places<'t>, addend: Option<(&'t [i8], f32, i32)>) -> Tile<'t> {
         Tile {
-            cols: of.cols,
+            cols: of.cols(),
             first: of.first,
             used: of.used,
-            scales: &of.scales[..of.cols],
-            bias: &of.bias[..of.cols],
+            scales: of.scales,
+            bias: of.bias,
             factors: rows.factors,
             addend,
             at: rows.at,
@@ -310,81 +306,19 @@ impl<'a> Sink<'a> {
     }
 }
 
-/// Most columns of a panel.
-pub(super) const COLS: usize = 64;
-
 /// Columns of a panel, and what finishing them takes.
-pub(super) struct Columns {
-    pub cols: usize,
+#[derive(Clone, Copy)]
+pub(super) struct Columns<'a> {
     /// Those that are outputs, and where in a row of the output they lie.
     pub first: usize,
     pub used: usize,
     pub skip: usize,
-    scales: [f32; COLS],
-    bias: [f32; COLS],
+    scales: &'a [f32],
+    bias: &'a [f32],
 }
 
-/// Where the rows of a task are written, and their factors.
-pub(super) struct TileRows {
-    /// With [`Taps::SPARE`] more, as `Places::filled`.
-    at: Scratch,
-    last: usize,
-    factors: Vec<f32>,
-}
-
-/// Some of them.
-#[derive(Clone, Copy)]
-pub(super) struct Places<'a> {
-    /// Where in the output each row begins; none after `last`.
-    at: &'a [usize],
-    /// The same and those behind it: after the last of all rows [`Taps::SPARE`] with its place.
-    filled: &'a [usize],
-    last: usize,
-    /// None where columns have them.
-    factors: &'a [f32],
-}
-
-impl TileRows {
-    /// Rows `range` of a phase; `factors` as [`Sink::factors`] gives them.
-    pub(super) fn new(
-        isa: &Isa,
-        patches: &Patches,
-        phase: &Phase,
-        factors: &[f32],
-        range: Range<usize>,
-        sink: &Sink,
-    ) -> Self {
-        let (places, pixels) = (phase.grid[0] * phase.grid[1], patches.out_size[0] * patches.out_size[1]);
-        let row = |row: usize| {
-            let (image, place) = (row / places, row % places);
-            let pixel = phase.pixel([place / phase.grid[1], place % phase.grid[1]], patches.out_size);
-            (image * pixels + pixel) * sink.channels
-        };
-        let factors = match factors {
-            [] => Vec::new(),
-            [factor] => vec![*factor; range.len()],
-            factors => range.clone().map(|row| factors[row / places]).collect(),
-        };
-        let (count, last) = (range.len(), range.end.saturating_sub(1));
-        let mut all = Scratch::of::<usize>(count + Taps::SPARE);
-        let (at, spare) = all.as_mut::<usize>().split_at_mut(count);
-        // divisions would show where k is short
-        let last = if phase.is_whole() {
-            isa.indices(range.start * sink.channels, sink.channels, at);
-            last * sink.channels
-        } else {
-            range.zip(&mut *at).for_each(|(i, at)| *at = row(i));
-            at.iter().copied().max().unwrap_or(0)
-        };
-        spare.fill(at.last().copied().unwrap_or(0));
-        Self { at: all, last, factors }
-    }
-
-    /// Of `count` rows from `first` on.
-    pub(super) fn of(&self, first: usize, count: usize) -> Places<'_> {
-        let rows = first..first + count;
-        let factors = if self.factors.is_empty() { &[] } else { &self.factors[rows.clone()] };
-        let filled = &self.at.as_slice()[first..first + count + Taps::SPARE];
-        Places { at: &filled[..count], filled, last: self.last, factors }
+impl Columns<'_> {
+    pub(super) fn cols(&self) -> usize {
+        self.scales.len()
     }
 }

@@ -1,26 +1,21 @@
 //! The scales between a product's sums and the codes that follow, folded into a multiplier and a bias a channel.
 
-use super::output::{COLS, Epilogue, encoding};
-use crate::cpu::Isa;
+use super::output::{Epilogue, encoding};
 use crate::cpu::lanes::{INF_BITS, Steps};
+use crate::cpu::{Isa, STRIP};
 use crate::matrix::Scales;
 use crate::prepack::{PackedRef, Panel};
 use half::slice::HalfFloatSliceExt;
-use std::ops::Range;
 
 /// Largest |a − z| · |q − Z|.
 const PRODUCT: f64 = 254.0 * 255.0;
 /// Values up to here are int32 when rounded, with room for their own rounding.
 const FAR: f64 = (1 << 30) as f64;
 
-static ONES: [f32; COLS] = [1.0; COLS];
+static ONES: [f32; 64] = [1.0; 64];
 
 /// `v = fma(sum, multiplier · factor, bias)` in steps of the output, of which the code is the nearest one.
 pub(super) struct Requantization {
-    /// `[channels]`: scales of the weight, where a channel has one, else 1; times `factors`, where there is one for all.
-    multipliers: Vec<f32>,
-    /// `[channels]`.
-    bias: Vec<f32>,
     /// Steps of the output in one of the addend.
     addend: f32,
     pub steps: Steps,
@@ -32,35 +27,35 @@ pub(super) struct Requantization {
 }
 
 impl Requantization {
-    /// From the sums of `w` by an input with `scales` to codes under a scale and a zero point.
-    pub(super) fn new(isa: &Isa, epilogue: &Epilogue, w: &PackedRef, scales: &[f32], (scale, zero): (f32, i8)) -> Self {
-        let (n, single) = (w.n(), w.groups() == 1);
+    /// From the sums of `w` by an input with `scales` to codes under a scale and a zero point. The scales of the channels
+    /// become their multipliers, with that of the input where there is one for all; the bias comes to be in steps.
+    pub(super) fn new(
+        isa: &Isa,
+        epilogue: &Epilogue,
+        w: &PackedRef,
+        scales: &[f32],
+        (scale, zero): (f32, i8),
+        multipliers: &mut [f32],
+        bias: &mut [f32],
+    ) -> Self {
+        let single = w.groups() == 1;
         let mut factors: Vec<f32> = scales.iter().map(|x| x / scale).collect();
-        let mut multipliers = vec![1.0; n];
-        if single {
-            (0..w.panels()).for_each(|i| weight_scales(&w.panel(i), &mut multipliers));
-        }
         if let [factor] = factors[..] {
             multipliers.iter_mut().for_each(|m| *m *= factor);
             factors.clear();
         }
-        let bias = epilogue.bias.map_or_else(|| vec![0.0; n], |bias| bias.iter().map(|b| b / scale).collect());
+        bias.iter_mut().for_each(|b| *b /= scale);
         let addend = epilogue.addend.map_or(0.0, |addend| addend.scale / scale);
         let largest = |x: &[f32]| f64::from(f32::from_bits(isa.absmax_bits(x).min(INF_BITS)));
         let factor = if factors.is_empty() { 1.0 } else { largest(&factors) };
-        let most = w.k() as f64 * PRODUCT * largest(&multipliers) * factor;
-        let bounded = single && most + largest(&bias) + f64::from(addend) * 254.0 < FAR;
+        let most = w.k() as f64 * PRODUCT * largest(multipliers) * factor;
+        let bounded = single && most + largest(bias) + f64::from(addend) * 254.0 < FAR;
         let code = |v: f32| {
             let e = encoding(scale, zero);
             (v / scale).clamp(e.lo, e.hi).round_ties_even() as i32 + e.base
         };
         let steps = Steps { zero: zero.into(), lo: code(epilogue.lo), hi: code(epilogue.hi) };
-        Self { multipliers, bias, addend, steps, factors, bounded, single }
-    }
-
-    /// Multipliers and bias of the channels `columns`.
-    pub(super) fn channels(&self, columns: Range<usize>) -> (&[f32], &[f32]) {
-        (&self.multipliers[columns.clone()], &self.bias[columns])
+        Self { addend, steps, factors, bounded, single }
     }
 
     /// The addend with its scale in steps of the output, from element `at` on.
@@ -77,11 +72,17 @@ impl Requantization {
     }
 }
 
-/// Of the channels of a panel, to their places among all.
-fn weight_scales(panel: &Panel, out: &mut [f32]) {
-    let out = &mut out[panel.first..panel.first + panel.used];
-    match panel.scales {
-        Scales::F32(scales) => out.copy_from_slice(&scales[..panel.used]),
-        Scales::F16(scales) => scales[..panel.used].convert_to_f32_slice(out),
+/// Of all columns of all panels, where each has one, else 1.
+pub(super) fn weight_scales(w: &PackedRef) -> Vec<f32> {
+    let mut out = vec![1.0; w.n().next_multiple_of(STRIP)];
+    if w.groups() == 1 {
+        for panel in (0..w.panels()).map(|i| w.panel(i)) {
+            let out = &mut out[panel.first..panel.first + panel.used];
+            match panel.scales {
+                Scales::F32(scales) => out.copy_from_slice(&scales[..panel.used]),
+                Scales::F16(scales) => scales[..panel.used].convert_to_f32_slice(out),
+            }
+        }
     }
+    out
 }

@@ -22,8 +22,8 @@ pub(crate) struct TapRows<'a> {
     pub each: usize,
     pub panel: &'a [u8],
     pub cols: usize,
-    /// Where each tap's codes begin in the panel.
-    pub weights: &'a [usize],
+    /// Which of the panel's taps they are.
+    pub taps: &'a [usize],
     /// `[cols]`.
     pub start: &'a [i32],
 }
@@ -42,9 +42,14 @@ impl TapRows<'_> {
         STRIP.checked_div(each).unwrap_or(1) * quads * 4
     }
 
+    /// Bytes of a tap's codes in the panel.
+    pub(super) fn of_tap(&self) -> usize {
+        self.quads * block_bytes(self.cols)
+    }
+
     /// From one tap's addresses to the next one's.
     pub(super) fn stride(&self) -> usize {
-        self.at.len().checked_div(self.weights.len()).unwrap_or(0)
+        self.at.len().checked_div(self.taps.len()).unwrap_or(0)
     }
 
     /// The rows in tiles of `most`, and one, as small as may be, for those that are left.
@@ -112,10 +117,10 @@ impl Taps {
     fn check(t: &TapRows) {
         assert!(t.cols.is_multiple_of(STRIP) && (STRIP..=4 * STRIP).contains(&t.cols));
         assert!(t.each == 0 || (t.cols == STRIP && TapRows::bytes(t.quads, t.each) <= 64));
-        assert!(t.at.len() == t.weights.len() * t.stride());
-        assert!(t.weights.is_empty() || t.rows.end + Self::SPARE <= t.stride());
+        assert!(t.at.len() == t.taps.len() * t.stride());
+        assert!(t.taps.is_empty() || t.rows.end + Self::SPARE <= t.stride());
         assert!(t.start.len() == t.cols);
-        assert!(t.weights.iter().all(|at| at + t.quads * block_bytes(t.cols) <= t.panel.len()));
+        assert!(t.taps.iter().all(|tap| (tap + 1) * t.of_tap() <= t.panel.len()));
     }
 
     /// The sums over all taps of each row's codes: `out[r] = Σ at[tap][r][offset..][..bytes]`, taps `stride` apart.

@@ -65,7 +65,7 @@ macro_rules! each_tile {
     ($t:ident, $span:ident, $N:ident, $R:ident, $V:ident, |$row:ident, $sums:ident| $body:expr) => {
         let start: &[[i32; 16]; $V] = $t.start.as_chunks::<16>().0.try_into().expect("a strip is 16 columns");
         let groups = Groups::new(if $N { $t.each } else { 16 }, $t.quads);
-        let stride = $t.stride();
+        let (stride, of_tap) = ($t.stride(), $t.of_tap());
         for tile in 0..$span.tiles {
             let $row = $span.first + tile * $R;
             let mut $sums = [[_mm512_setzero_si512(); $V]; $R];
@@ -76,12 +76,15 @@ macro_rules! each_tile {
             }
             // SAFETY: `Taps::check` has seen to it that tiles have addresses, and taps their quads in the panel.
             let mut at = unsafe { $t.at.as_ptr().add($row) }.cast::<[*const u8; $R]>();
-            for b in $t.weights {
+            for tap in $t.taps {
                 // SAFETY: as above.
                 let (rows, b) = unsafe {
                     (
                         at.read(),
-                        std::slice::from_raw_parts($t.panel.as_ptr().add(*b).cast::<[[u8; 64]; $V]>(), $t.quads),
+                        std::slice::from_raw_parts(
+                            $t.panel.as_ptr().add(tap * of_tap).cast::<[[u8; 64]; $V]>(),
+                            $t.quads,
+                        ),
                     )
                 };
                 if $N {
