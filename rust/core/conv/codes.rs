@@ -2,7 +2,7 @@
 
 use super::output::{check_scale, check_zero, encoding};
 use crate::buffer::{Scratch, Shared};
-use crate::cpu::lanes::{Encoding, INF_BITS};
+use crate::cpu::lanes::{Coder, INF_BITS};
 use crate::cpu::{self, Isa};
 use crate::error::{Error, Result, area, check_len};
 use crate::executor::Executor;
@@ -44,7 +44,7 @@ pub fn quantize_static(
     }
     let of_sample = x.len() / samples.max(1);
     let flags = Flags::new(samples);
-    let (out, encoding) = (Shared::bytes(codes), encoding(scale, zero));
+    let (out, coder) = (Shared::bytes(codes), Coder::new(encoding(scale, zero), isa));
     let each = each(x.len(), executor.threads());
     executor.run(x.len().div_ceil(each), &|task| {
         let mut wide = Vec::new();
@@ -56,7 +56,7 @@ pub fn quantize_static(
             at = range.end;
             // SAFETY: `codes` lives as long as the call, and each range is written by one task.
             let out = unsafe { out.slice(range.start, range.len()) };
-            flags.note(sample, encode(isa, &x, range, &mut wide, encoding, out));
+            flags.note(sample, encode(isa, &x, range, &mut wide, coder, out));
         }
     });
     flags.read(finite);
@@ -89,7 +89,7 @@ pub fn quantize_images(
     }
     let pixels = x.len() / planes.max(1);
     let flags = Flags::new(images);
-    let (out, encoding) = (Shared::bytes(codes), encoding(scale, zero));
+    let (out, coder) = (Shared::bytes(codes), Coder::new(encoding(scale, zero), isa));
     let part = (PART / channels.max(1)).max(1);
     let each = (each(x.len(), executor.threads()) / channels.max(1)).next_multiple_of(part);
     let of_image = pixels.div_ceil(each);
@@ -102,43 +102,24 @@ pub fn quantize_images(
             let planes = &mut planes.as_mut::<u8>()[..count * channels];
             for (channel, plane) in planes.chunks_exact_mut(count).enumerate() {
                 let start = (image * channels + channel) * pixels + at;
-                flags.note(image, encode(isa, &x, start..start + count, &mut wide, encoding, plane));
+                flags.note(image, encode(isa, &x, start..start + count, &mut wide, coder, plane));
             }
             // SAFETY: `codes` lives as long as the call, and each pixel is written by one task.
             let out = unsafe { out.slice((image * pixels + at) * channels, count * channels) };
-            interleave(planes, channels, out);
+            isa.interleave(planes, channels, out);
         }
     });
     flags.read(finite);
     Ok(())
 }
 
-/// `[channels][pixels]` to `[pixels][channels]`.
-fn interleave(planes: &[u8], channels: usize, out: &mut [u8]) {
-    let count = planes.len() / channels;
-    if channels == 3 {
-        let (red, rest) = planes.split_at(count);
-        let (green, blue) = rest.split_at(count);
-        // four bytes at once, of which the next pixel's write over the last
-        for (i, ((r, g), b)) in red.iter().zip(green).zip(blue).enumerate().take(count - 1) {
-            out[i * 3..i * 3 + 4].copy_from_slice(&[*r, *g, *b, 0]);
-        }
-        let last = count - 1;
-        out[last * 3..].copy_from_slice(&[red[last], green[last], blue[last]]);
-        return;
-    }
-    for (channel, plane) in planes.chunks_exact(count).enumerate() {
-        out[channel..].iter_mut().step_by(channels).zip(plane).for_each(|(out, q)| *out = *q);
-    }
-}
-
 /// Codes of some elements; whether all are finite.
-fn encode(isa: &Isa, x: &Floats, range: Range<usize>, wide: &mut Vec<f32>, e: Encoding, out: &mut [u8]) -> bool {
+fn encode(isa: &Isa, x: &Floats, range: Range<usize>, wide: &mut Vec<f32>, coder: Coder, out: &mut [u8]) -> bool {
     let x = x.widen(range, wide);
-    isa.encode(x, e, out);
+    isa.encode_by(x, coder, out);
     let finite = isa.absmax_bits(x) < INF_BITS;
     if !finite {
-        x.iter().zip(out).filter(|(x, _)| !x.is_finite()).for_each(|(_, q)| *q = e.base as u8);
+        x.iter().zip(out).filter(|(x, _)| !x.is_finite()).for_each(|(_, q)| *q = coder.zero());
     }
     finite
 }

@@ -19,6 +19,7 @@ mod depthwise;
 mod finish;
 mod float;
 mod integer;
+mod interleave;
 mod lookup;
 mod taps;
 
@@ -89,6 +90,7 @@ const VNNI: Isa = Isa {
     depthwise: depthwise::DEPTHWISE,
     lanes: Lanes {
         add_codes: add::add_codes,
+        interleave: interleave::interleave,
         lookup: lookup::lookup,
         tile_codes: finish::tile_codes,
         ..lanes!("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")

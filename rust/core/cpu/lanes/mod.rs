@@ -8,6 +8,7 @@ mod coder;
 mod codes;
 mod encode;
 mod expand;
+mod interleave;
 mod norm;
 mod pool;
 mod ranges;
@@ -22,6 +23,7 @@ use codes::{add_codes, affine, affine_columns, clamp, fake_quantize, inside, loo
 use encode::{absmax_bits, absmax_columns, decode, encode, encode_float8, min_max, round_bf16};
 use expand::{add_product, expand, expand_step, transpose};
 use half::bf16;
+use interleave::interleave;
 use norm::{moments, normalize};
 use pool::{average, average_windows, max_windows, sum_window};
 use ranges::{proximal, range_errors};
@@ -170,6 +172,7 @@ table! {
     dequantize(q: &[i8], scale: f32, zero: i32, out: &mut [f32]);
     fold(f: &mut [f32], total: &mut [f32], carry: &mut [f32]);
     round_bf16(x: &[f32], out: &mut [bf16]);
+    interleave(planes: &[u8], channels: usize, out: &mut [u8]);
     lookup(x: &[i8], table: &[u8; 256], out: Rectangle<u8>);
     add_codes(a: &[i8], b: &[i8], rule: Addition, steps: Steps, out: &mut [u8]);
     affine(x: &[i8], d: Decoding, mul: f32, add: f32, out: &mut [f32]);
