@@ -4,6 +4,10 @@
 than the op: `_autograd` calls these with gradients where they are wanted.
 """
 
+import re
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.library import Library, register_fake
@@ -176,20 +180,25 @@ inside_range = torch.ops.rquant.inside_range.default
 quantize_rows = torch.ops.rquant.quantize_rows.default
 
 
-def checked_linear(
-    x: Tensor,
-    panels: Tensor,
-    bias: Tensor | None,
-    in_features: int,
-    out_features: int,
-    integer: bool,
-    scale: Tensor | None = None,
-) -> Tensor:
-    """`linear` with errors of the right type: those that come through the native kernel torch makes RuntimeErrors."""
-    try:
-        return linear(x.contiguous(), panels, bias, in_features, out_features, integer, scale)
-    except RuntimeError as error:
-        if not str(error).startswith(("ValueError", "TypeError")):
-            raise
-    # Python says it again, as it is; not in the handler, so that the user sees one error and not two
-    return linear_python(x, panels, bias, in_features, out_features, integer, scale)
+def checked(name: str) -> Callable[..., Any]:
+    """An op of `define_native` with errors of their own type: those that come through its native kernel are RuntimeErrors."""
+    op, python = (getattr(torch.ops.rquant, each).default for each in (name, f"{name}_python"))
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return op(*arguments)
+        except RuntimeError as error:
+            if not re.match(r"\w+Error: ", str(error)):
+                raise
+        # Python says it again, as it is; not in the handler, so that the user sees one error and not two
+        return python(*arguments)
+
+    return call
+
+
+_checked_linear = checked("linear")
+
+
+def checked_linear(x: Tensor, *arguments: Any) -> Tensor:
+    """`linear` of x in any memory, with errors of their own type."""
+    return _checked_linear(x.contiguous(), *arguments)  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from torch import Tensor
 from ._backends import cuda_static, static_canonical, static_cpu
 from ._backends import static_elementwise as elementwise
 from ._backends import static_reference as reference
-from ._ops import _WEIGHT, define, define_native
+from ._ops import _WEIGHT, checked, define, define_native
 
 INF = math.inf
 _QPARAMS = "Tensor out_scale, Tensor out_zero"
@@ -92,7 +92,7 @@ def _concat_shape(xs, scales, zeros, dim, out_scale, out_zero):  # type: ignore[
     return _out(xs[0], shape, out_scale, None)
 
 
-define(
+define_native(
     "quantize_static",
     "(Tensor x, Tensor scale, Tensor zero) -> (Tensor, Tensor)",
     lambda x, *_: (
@@ -102,7 +102,7 @@ define(
     on_cpu=static_cpu.quantize_static,
     elsewhere=reference.quantize_static,
 )
-define(
+define_native(
     "quantize_images_static",
     "(Tensor x, Tensor scale, Tensor zero) -> (Tensor, Tensor)",
     lambda x, *_: (
@@ -111,7 +111,7 @@ define(
     ),
     on_cpu=static_cpu.quantize_images_static,
 )
-define(
+define_native(
     "dequantize_static",
     "(Tensor codes, Tensor scale, Tensor zero, ScalarType dtype) -> Tensor",
     lambda codes, scale, zero, dtype: torch.empty_like(codes, dtype=dtype),
@@ -177,14 +177,14 @@ define(
     on_cpu=static_cpu.conv_fixed_static,
     elsewhere=reference.conv_fixed_static,
 )
-define(
+define_native(
     "add_static",
     f"(Tensor a, Tensor a_scale, Tensor a_zero, Tensor b, Tensor b_scale, Tensor b_zero, float lo, float hi, {_QPARAMS}) -> Tensor",
     lambda a, *_: torch.empty_like(a),
     on_cpu=elementwise.add_static,
     elsewhere=reference.add_static,
 )
-define(
+define_native(
     "requantize_static",
     f"(Tensor x, Tensor scale, Tensor zero, float lo, float hi, {_QPARAMS}) -> Tensor",
     lambda x, *_: torch.empty_like(x),
@@ -198,14 +198,14 @@ define(
     on_cpu=elementwise.concat_static,
     elsewhere=reference.concat_static,
 )
-define(
+define_native(
     "max_pool_static",
     "(Tensor x, int[] kernel, int[] stride, int[] padding, int[] dilation, bool ceil_mode) -> Tensor",
     _pool_shape,
     on_cpu=elementwise.max_pool_static,
     elsewhere=reference.max_pool_static,
 )
-define(
+define_native(
     "avg_pool_static",
     "(Tensor x, Tensor scale, Tensor zero, int[] kernel, int[] stride, int[] padding, bool ceil_mode, "
     f"bool count_include_pad, int? divisor, {_QPARAMS}) -> Tensor",
@@ -213,7 +213,7 @@ define(
     on_cpu=elementwise.avg_pool_static,
     elsewhere=reference.avg_pool_static,
 )
-define(
+define_native(
     "adaptive_avg_pool_static",
     f"(Tensor x, Tensor scale, Tensor zero, int[] output_size, {_QPARAMS}) -> Tensor",
     lambda x, s, z, output_size, *_: _out(x, (*x.shape[:2], *output_size), x, None),
@@ -246,22 +246,22 @@ define(
     elsewhere=reference.lookup_static,
 )
 
-quantize_static = torch.ops.rquant.quantize_static.default
-quantize_images_static = torch.ops.rquant.quantize_images_static.default
-dequantize_static = torch.ops.rquant.dequantize_static.default
+quantize_static = checked("quantize_static")
+quantize_images_static = checked("quantize_images_static")
+dequantize_static = checked("dequantize_static")
 fake_quantize_static = torch.ops.rquant.fake_quantize_static.default
 inside_range_static = torch.ops.rquant.inside_range_static.default
-linear_static = torch.ops.rquant.linear_static.default
+linear_static = checked("linear_static")
 linear_canonical_static = torch.ops.rquant.linear_canonical_static.default
 conv_canonical_static = torch.ops.rquant.conv_canonical_static.default
-conv_static = torch.ops.rquant.conv_static.default
+conv_static = checked("conv_static")
 conv_fixed_static = torch.ops.rquant.conv_fixed_static.default
-add_static = torch.ops.rquant.add_static.default
-requantize_static = torch.ops.rquant.requantize_static.default
+add_static = checked("add_static")
+requantize_static = checked("requantize_static")
 concat_static = torch.ops.rquant.concat_static.default
-max_pool_static = torch.ops.rquant.max_pool_static.default
-avg_pool_static = torch.ops.rquant.avg_pool_static.default
-adaptive_avg_pool_static = torch.ops.rquant.adaptive_avg_pool_static.default
+max_pool_static = checked("max_pool_static")
+avg_pool_static = checked("avg_pool_static")
+adaptive_avg_pool_static = checked("adaptive_avg_pool_static")
 layer_norm_static = torch.ops.rquant.layer_norm_static.default
 affine_static = torch.ops.rquant.affine_static.default
 lookup_static = torch.ops.rquant.lookup_static.default

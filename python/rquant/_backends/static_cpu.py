@@ -86,7 +86,7 @@ def quantize_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Ten
     finite = torch.empty((samples,), dtype=torch.bool)
     codes = torch.empty_like(x, dtype=torch.int8)
     order = _memory_order(codes)
-    if order[:1] not in ([], [0]):  # samples lie interleaved
+    if samples > 1 and order[0] != 0:  # samples lie interleaved
         whole, finite = quantize_static(x.contiguous(), scale, zero)
         return codes.copy_(whole), finite
     if x.stride() != codes.stride():
@@ -97,6 +97,8 @@ def quantize_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Ten
 
 def quantize_images_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
     """`quantize_static` of images `[N, C, H, W]`, with codes in channels-last memory. On the CPU only."""
+    if x.dim() != 4:
+        raise ValueError(f"x: expected 4 dimensions [N, C, H, W], got shape {tuple(x.shape)}")
     if x.is_contiguous() and x.shape[1] <= _FEW:
         codes = torch.empty_like(x, dtype=torch.int8, memory_format=torch.channels_last)
         finite = torch.empty(x.shape[:1], dtype=torch.bool)

@@ -1,15 +1,14 @@
 //! `rquant::linear`.
 
-use super::tensors::{MAX_DIM, Memory::Contiguous, Output, Slot, Torch};
-use super::{Kind, Op};
+use super::tensors::{MAX_DIM, Memory::Contiguous, Output, Torch};
+use super::{Argument, Kind, Op};
 use crate::packed::multiply;
-use crate::threads;
 use rquant::PackedRef;
 use std::ffi::CStr;
 
 pub(super) struct Linear;
 
-impl Op<7> for Linear {
+impl Op<7, 1> for Linear {
     const NAME: &CStr = c"linear";
     const PYTHON: &CStr = c"rquant::linear_python";
     const KINDS: [Kind; 7] = {
@@ -17,36 +16,36 @@ impl Op<7> for Linear {
         [Tensor, Tensor, OptionalTensor, Plain, Plain, Plain, OptionalTensor]
     };
 
-    unsafe fn run<'a>(torch: &'a Torch, &[x, panels, bias, k, n, integer, scale]: &[Slot; 7]) -> Option<Output<'a>> {
-        // SAFETY: owned by the caller.
-        let (x, panels) = unsafe { (torch.view(x, Contiguous)?, torch.view(panels, Contiguous)?) };
-        // SAFETY: owned by the caller.
-        let (bias, scale) = unsafe { (torch.optional(bias, Contiguous)?, torch.optional(scale, Contiguous)?) };
-        let bias = match bias {
+    fn run<'a>(
+        torch: &'a Torch,
+        [x, panels, bias, k, n, integer, scale]: [Argument<'a>; 7],
+    ) -> Option<[Output<'a>; 1]> {
+        let (x, panels) = (x.tensor(Contiguous)?, panels.tensor(Contiguous)?);
+        let (k, n, integer) = (k.integer(), n.integer(), integer.flag());
+        let bias = match bias.optional(Contiguous)? {
             None => None,
-            Some(bias) if *bias.sizes != [n as i64] => return None,
-            Some(bias) => Some(bias.floats(torch)?),
+            Some(bias) if *bias.sizes != [n] => return None,
+            Some(bias) => Some(bias.floats()?),
         };
-        let scales = match scale {
+        let scales = match scale.optional(Contiguous)? {
             None => None,
-            Some(_) if integer as u8 == 0 => return None,
-            Some(scale) => Some(scale.float32(torch)?),
+            Some(_) if !integer => return None,
+            Some(scale) => Some(scale.float32()?),
         };
         let (&last, rows) = x.sizes.split_last()?;
         let m = rows.iter().product::<i64>() as usize;
         let mut shape = [0; MAX_DIM];
         let shape = shape.get_mut(..x.sizes.len())?;
         shape[..rows.len()].copy_from_slice(rows);
-        shape[rows.len()] = n as i64;
-        let w = PackedRef::parse(panels.bytes(torch)?).ok()?;
-        if last as u64 != k || (w.k() as u64, w.n() as u64) != (k, n) {
+        shape[rows.len()] = n;
+        let w = PackedRef::parse(panels.bytes()?).ok()?;
+        if last != k || (w.k() as i64, w.n() as i64) != (k, n) {
             return None;
         }
-        let (code, input, allowed) = (torch.code(x.dtype)?, x.floats(torch)?, torch.threads()?);
+        let input = x.floats()?;
         let mut out = torch.empty(shape, x.dtype, Contiguous)?;
-        let result = out.floats(code, m.checked_mul(n as usize)?)?;
-        threads::with(allowed, |executor| multiply(input, m, w, bias, result, integer as u8 != 0, scales, executor))
-            .ok()?;
-        Some(out)
+        let result = out.floats()?;
+        torch.run(|executor| multiply(input, m, w, bias, result, integer, scales, executor))?;
+        Some([out])
     }
 }

@@ -1,9 +1,9 @@
 //! `rquant::linear_static` and `rquant::conv_static`.
 
-use super::tensors::{MAX_DIM, Memory, Output, Slot, Torch, View};
-use super::{Kind, Op};
+use super::argument::optional_pair;
+use super::tensors::{MAX_DIM, Memory, Output, Torch, View};
+use super::{Argument, Kind, Op};
 use crate::packed::float32;
-use crate::threads;
 use rquant::{Codes, Epilogue, Geometry, Input, PackedRef};
 use std::ffi::CStr;
 
@@ -17,30 +17,28 @@ const LAST: [Kind; 8] = {
 
 pub(super) struct Linear;
 
-impl Op<14> for Linear {
+impl Op<14, 1> for Linear {
     const NAME: &CStr = c"linear_static";
     const PYTHON: &CStr = c"rquant::linear_static_python";
     const KINDS: [Kind; 14] = kinds([Kind::Plain]);
 
-    unsafe fn run<'a>(torch: &'a Torch, slots: &[Slot; 14]) -> Option<Output<'a>> {
-        let (first, &[n], last) = split(slots)?;
-        // SAFETY: owned by the caller.
-        let x = unsafe { torch.view(first[0], Memory::Contiguous)? };
+    fn run<'a>(torch: &'a Torch, arguments: [Argument<'a>; 14]) -> Option<[Output<'a>; 1]> {
+        let (first, &[n], last) = split(&arguments)?;
+        let x = first[0].tensor(Memory::Contiguous)?;
         let (&k, rows) = x.sizes.split_last()?;
-        let (m, n) = (rows.iter().product::<i64>() as usize, usize::try_from(n as i64).ok()?);
+        let (m, n) = (rows.iter().product::<i64>() as usize, n.integer());
         let mut shape = [0; MAX_DIM];
         let shape = shape.get_mut(..x.sizes.len())?;
         shape[..rows.len()].copy_from_slice(rows);
-        shape[rows.len()] = n as i64;
-        let geometry = Geometry::linear(m, k as usize, n);
-        // SAFETY: owned by the caller.
-        unsafe { product(torch, x, first, &geometry, last, shape, Memory::Contiguous) }
+        shape[rows.len()] = n;
+        let geometry = Geometry::linear(m, k as usize, n.try_into().ok()?);
+        product(torch, x, first, &geometry, last, shape, Memory::Contiguous)
     }
 }
 
 pub(super) struct Conv;
 
-impl Op<21> for Conv {
+impl Op<21, 1> for Conv {
     const NAME: &CStr = c"conv_static";
     const PYTHON: &CStr = c"rquant::conv_static_python";
     const KINDS: [Kind; 21] = {
@@ -48,31 +46,25 @@ impl Op<21> for Conv {
         kinds([Plain, List, List, List, List, Plain, Plain, List])
     };
 
-    unsafe fn run<'a>(torch: &'a Torch, slots: &[Slot; 21]) -> Option<Output<'a>> {
-        let (first, &[n, kernel, stride, padding, dilation, groups, transposed, extra], last) = split(slots)?;
-        // SAFETY: owned by the caller.
-        let x = unsafe { torch.view(first[0], Memory::ChannelsLast)? };
-        let &[batch, channels, height, width] = x.sizes else { return None };
-        let size = |size: i64| usize::try_from(size).ok();
-        // SAFETY: lists, owned by the caller.
-        let geometry = unsafe {
-            Geometry {
-                batch: size(batch)?,
-                size: [size(height)?, size(width)?],
-                channels: size(channels)?,
-                out_channels: size(n as i64)?,
-                kernel: torch.integers(kernel)?,
-                stride: torch.integers(stride)?,
-                padding: torch.integers(padding)?,
-                dilation: torch.integers(dilation)?,
-                groups: size(groups as i64)?,
-                transposed: if transposed as u8 == 0 { None } else { Some(torch.integers(extra)?) },
-            }
+    fn run<'a>(torch: &'a Torch, arguments: [Argument<'a>; 21]) -> Option<[Output<'a>; 1]> {
+        let (first, &[n, kernel, stride, padding, dilation, groups, transposed, extra], last) = split(&arguments)?;
+        let x = first[0].tensor(Memory::ChannelsLast)?;
+        let [batch, height, width, channels] = x.image()?;
+        let geometry = Geometry {
+            batch,
+            size: [height, width],
+            channels,
+            out_channels: n.integer().try_into().ok()?,
+            kernel: kernel.integers()?,
+            stride: stride.integers()?,
+            padding: padding.integers()?,
+            dilation: dilation.integers()?,
+            groups: groups.integer().try_into().ok()?,
+            transposed: if transposed.flag() { Some(extra.integers()?) } else { None },
         };
-        let [height, width] = geometry.out_size().ok()?.map(|size| size as i64);
-        let shape = [batch, n as i64, height, width];
-        // SAFETY: owned by the caller.
-        unsafe { product(torch, x, first, &geometry, last, &shape, Memory::ChannelsLast) }
+        let [height, width] = geometry.out_size().ok()?;
+        let shape = [batch, geometry.out_channels, height, width].map(|size| size as i64);
+        product(torch, x, first, &geometry, last, &shape, Memory::ChannelsLast)
     }
 }
 
@@ -91,69 +83,50 @@ const fn kinds<const N: usize, const ALL: usize>(own: [Kind; N]) -> [Kind; ALL] 
     all
 }
 
-fn split<const N: usize>(slots: &[Slot]) -> Option<(&[Slot; 5], &[Slot; N], &[Slot; 8])> {
-    let (first, rest) = slots.split_first_chunk()?;
+type Parts<'s, 'a, const N: usize> = (&'s [Argument<'a>; 5], &'s [Argument<'a>; N], &'s [Argument<'a>; 8]);
+
+fn split<'s, 'a, const N: usize>(arguments: &'s [Argument<'a>]) -> Option<Parts<'s, 'a, N>> {
+    let (first, rest) = arguments.split_first_chunk()?;
     let (own, rest) = rest.split_first_chunk()?;
     Some((first, own, rest.first_chunk()?))
 }
 
-/// # Safety
-///
-/// The slots hold what `FIRST` and `LAST` say; they stay the caller's.
-unsafe fn product<'a>(
+/// Of what `FIRST` and `LAST` say.
+fn product<'a>(
     torch: &'a Torch,
     x: View,
-    &[_, x_scale, x_zero, panels, bias]: &[Slot; 5],
+    &[_, x_scale, x_zero, panels, bias]: &[Argument<'a>; 5],
     geometry: &Geometry,
-    &[addend, addend_scale, addend_zero, lo, hi, out_scale, out_zero, dtype]: &[Slot; 8],
+    &[addend, addend_scale, addend_zero, lo, hi, out_scale, out_zero, dtype]: &[Argument<'a>; 8],
     shape: &[i64],
     memory: Memory,
-) -> Option<Output<'a>> {
-    // SAFETY: by this function's contract.
-    let view = |slot| unsafe { torch.view(slot, Memory::Contiguous) };
-    // SAFETY: by this function's contract.
-    let optional = |slot, memory| unsafe { torch.optional(slot, memory) };
-    // a scale and its zero point, or neither
-    let pair = |scale, zero| {
-        let both = optional(scale, Memory::Contiguous)?.zip(optional(zero, Memory::Contiguous)?);
-        let Some((scale, zero)) = both else { return Some(None) };
-        match (scale.float32(torch)?, zero.codes(torch)?) {
-            ([scale], [zero]) => Some(Some((*scale, *zero))),
-            _ => None,
-        }
-    };
+) -> Option<[Output<'a>; 1]> {
+    let view = |argument: Argument<'a>| argument.tensor(Memory::Contiguous);
     let (panels, zero) = (view(panels)?, view(x_zero)?);
-    let &[zero] = zero.codes(torch)? else { return None };
-    let x = Input { q: x.codes(torch)?, scales: view(x_scale)?.float32(torch)?, zero };
-    let bias = match optional(bias, Memory::Contiguous)? {
+    let &[zero] = zero.codes()? else { return None };
+    let x = Input { q: x.codes()?, scales: view(x_scale)?.float32()?, zero };
+    let bias = match bias.optional(Memory::Contiguous)? {
         None => None,
         Some(bias) if *bias.sizes != [shape[if memory == Memory::ChannelsLast { 1 } else { shape.len() - 1 }]] => {
             return None;
         }
-        Some(bias) => Some(float32(bias.floats(torch)?)),
+        Some(bias) => Some(float32(bias.floats()?)),
     };
-    let added = match (optional(addend, memory)?, pair(addend_scale, addend_zero)?) {
+    let addend = match (addend.optional(memory)?, optional_pair(addend_scale, addend_zero)?) {
         (None, _) => None,
-        (Some(q), Some((scale, zero))) if q.sizes == shape => Some(Codes { q: q.codes(torch)?, scale, zero }),
+        (Some(q), Some(of)) if q.sizes == shape => Some(Codes { q: q.codes()?, scale: of.scale, zero: of.zero }),
         _ => return None,
     };
-    let (lo, hi) = (f64::from_bits(lo) as f32, f64::from_bits(hi) as f32);
-    let epilogue = Epilogue { bias: bias.as_deref(), addend: added, lo, hi };
-    let w = PackedRef::parse(panels.bytes(torch)?).ok()?;
-    let (len, allowed) = (shape.iter().product::<i64>() as usize, torch.threads()?);
-    (len > 0).then_some(())?;
-    let encoding = pair(out_scale, out_zero)?;
-    let dtype = match (encoding, dtype as *const Slot) {
-        (Some(_), _) => (torch.int8)(),
-        (None, none) if none.is_null() || out_scale != 0 => return None,
-        // SAFETY: by this function's contract it points to a slot.
-        (None, slot) => unsafe { *slot as i32 },
-    };
+    let epilogue = Epilogue { bias: bias.as_deref(), addend, lo: lo.float(), hi: hi.float() };
+    let w = PackedRef::parse(panels.bytes()?).ok()?;
+    (!shape.contains(&0)).then_some(())?;
+    let encoding = optional_pair(out_scale, out_zero)?;
+    let dtype = if encoding.is_some() { (torch.int8)() } else { dtype.given()?.dtype() };
     let mut out = torch.empty(shape, dtype, memory)?;
     let result = match encoding {
-        Some((scale, zero)) => rquant::Output::Codes(out.codes(len)?, scale, zero),
-        None => rquant::Output::Floats(out.floats(torch.code(dtype)?, len)?),
+        Some(to) => rquant::Output::Codes(out.codes()?, to.scale, to.zero),
+        None => rquant::Output::Floats(out.floats()?),
     };
-    threads::with(allowed, |executor| rquant::conv_static(x, geometry, w, epilogue, result, executor)).ok()?;
-    Some(out)
+    torch.run(|executor| rquant::conv_static(x, geometry, w, epilogue, result, executor))?;
+    Some([out])
 }

@@ -1,9 +1,9 @@
-//! Torch's C functions, and what kernels read of their arguments by them.
+//! Torch's C functions, and tensors by them.
 
-use super::Kind;
+use super::argument::{Kind, Slot};
 use crate::arguments::{BFLOAT16, FLOAT16, FLOAT32, floats, floats_mut, slice, slice_mut};
-use crate::threads::allowed;
-use rquant::{Floats, FloatsMut};
+use crate::threads::{self, allowed};
+use rquant::{Executor, Floats, FloatsMut};
 use std::ffi::{c_char, c_int, c_void};
 
 /// An `at::Tensor` on the heap.
@@ -13,9 +13,6 @@ pub(super) type Status = c_int;
 type Get<T> = unsafe extern "C" fn(Tensor, *mut T) -> Status;
 type Do<T> = unsafe extern "C" fn(T) -> Status;
 type Code = extern "C" fn() -> i32;
-/// A slot of the stack: a number in its low bytes, an owned `Tensor` or list, or for what is optional an owned pointer (or
-/// null) to a slot with the value. The result replaces the first.
-pub(super) type Slot = u64;
 type Kernel = unsafe extern "C-unwind" fn(*mut Slot, u64, u64);
 
 /// Dimensions of a tensor: more are unusual.
@@ -67,6 +64,7 @@ functions! {
     bfloat16: Code = c"aoti_torch_dtype_bfloat16";
     int8: Code = c"aoti_torch_dtype_int8";
     uint8: Code = c"aoti_torch_dtype_uint8";
+    bool: Code = c"aoti_torch_dtype_bool";
     library: unsafe extern "C" fn(*const c_char, *const c_char, *const c_char, u32, *mut *mut c_void) -> Status
         = c"aoti_torch_library_init_impl";
     register: unsafe extern "C" fn(*mut c_void, *const c_char, Kernel, u64) -> Status = c"torch_library_impl";
@@ -75,24 +73,89 @@ functions! {
     throw: unsafe extern "C-unwind" fn(*const c_char) -> ! = c"_ZSt21__throw_runtime_errorPKc"; // libstdc++'s
 }
 
-/// What is read of a dense CPU tensor.
+/// What is read of a CPU tensor in dense memory.
 pub(super) struct View<'a> {
+    torch: &'a Torch,
     pub dtype: i32,
     pub sizes: &'a [i64],
+    pub strides: &'a [i64],
     pub len: usize,
     address: usize,
 }
 
-/// A tensor to be deleted if it is not handed on.
+impl<'a> View<'a> {
+    /// A CPU tensor, if `lies` says of its sizes and strides that they are as they should be.
+    ///
+    /// # Safety
+    ///
+    /// The tensor is live for `'a`.
+    pub(super) unsafe fn new(
+        torch: &'a Torch,
+        tensor: Tensor,
+        lies: impl FnOnce(&[i64], &[i64]) -> bool,
+    ) -> Option<Self> {
+        fn get<T>(function: Get<T>, tensor: Tensor, mut value: T) -> Option<T> {
+            // SAFETY: a live tensor by `new`'s contract, and a place for the result.
+            (unsafe { function(tensor, &mut value) } == 0).then_some(value)
+        }
+        if get(torch.device, tensor, 0)? != (torch.cpu)() {
+            return None;
+        }
+        let dim = get(torch.dim, tensor, 0)? as usize;
+        let [sizes, strides] = [torch.sizes, torch.strides].map(|function| {
+            let found = get(function, tensor, std::ptr::null())?;
+            // SAFETY: the tensor's own `dim` numbers, which it keeps; of no dimensions they may be anywhere.
+            Some(if dim == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(found, dim) } })
+        });
+        let (sizes, strides) = (sizes?, strides?);
+        lies(sizes, strides).then_some(())?;
+        let (dtype, len) = (get(torch.dtype, tensor, 0)?, sizes.iter().product::<i64>() as usize);
+        let address = get(torch.data, tensor, std::ptr::null())? as usize;
+        Some(View { torch, dtype, sizes, strides, len, address })
+    }
+
+    /// Sizes of images in the order of channels-last memory.
+    pub(super) fn image(&self) -> Option<[usize; 4]> {
+        let sizes: [i64; 4] = self.sizes.try_into().ok()?;
+        let [n, c, h, w] = sizes.map(|size| size as usize);
+        Some([n, h, w, c])
+    }
+
+    /// Whether the other's elements lie in the same order.
+    pub(super) fn lies_as(&self, other: &View) -> bool {
+        let alike = |dim: usize| self.strides[dim] == other.strides[dim] || self.sizes[dim] == 1;
+        self.sizes == other.sizes && (0..self.sizes.len()).all(alike)
+    }
+
+    pub(super) fn codes(&self) -> Option<&'a [i8]> {
+        (self.dtype == (self.torch.int8)()).then(|| slice("codes", self.address, self.len).ok())?
+    }
+
+    pub(super) fn bytes(&self) -> Option<&'a [u8]> {
+        (self.dtype == (self.torch.uint8)()).then(|| slice("bytes", self.address, self.len).ok())?
+    }
+
+    pub(super) fn float32(&self) -> Option<&'a [f32]> {
+        (self.dtype == (self.torch.float32)()).then(|| slice("floats", self.address, self.len).ok())?
+    }
+
+    pub(super) fn floats(&self) -> Option<Floats<'a>> {
+        floats("floats", self.address, self.torch.code(self.dtype)?, self.len).ok()
+    }
+}
+
+/// A new tensor, to be deleted if it is not handed on.
 pub(super) struct Output<'a> {
     torch: &'a Torch,
     tensor: Tensor,
+    dtype: i32,
+    len: usize,
     address: usize,
 }
 
 impl Drop for Output<'_> {
     fn drop(&mut self) {
-        // SAFETY: made by `empty`, and owned.
+        // SAFETY: made by `strided`, and owned.
         unsafe { (self.torch.delete_tensor)(self.tensor) };
     }
 }
@@ -102,13 +165,19 @@ impl Output<'_> {
         std::mem::ManuallyDrop::new(self).tensor
     }
 
-    pub(super) fn codes(&mut self, len: usize) -> Option<&mut [i8]> {
-        slice_mut("out", self.address, len).ok()
+    pub(super) fn codes(&mut self) -> Option<&mut [i8]> {
+        (self.dtype == (self.torch.int8)()).then(|| slice_mut("out", self.address, self.len).ok())?
     }
 
-    /// Of a dtype as `arguments` has it.
-    pub(super) fn floats(&mut self, dtype: u8, len: usize) -> Option<FloatsMut<'_>> {
-        floats_mut("out", self.address, dtype, len).ok()
+    pub(super) fn floats(&mut self) -> Option<FloatsMut<'_>> {
+        floats_mut("out", self.address, self.torch.code(self.dtype)?, self.len).ok()
+    }
+
+    /// Of bool: true, until something else is written.
+    pub(super) fn flags(&mut self) -> Option<&mut [bool]> {
+        (self.dtype == (self.torch.bool)()).then_some(())?;
+        slice_mut("out", self.address, self.len).ok()?.fill(u8::from(true));
+        slice_mut("out", self.address, self.len).ok()
     }
 }
 
@@ -126,7 +195,7 @@ impl Memory {
         let (mut strides, mut next) = ([1; MAX_DIM], 1);
         let mut put = |dim: usize| {
             *strides.get_mut(dim)? = next;
-            next *= sizes[dim].max(1);
+            next *= if self == Self::Contiguous { sizes[dim].max(1) } else { sizes[dim] }; // as torch does
             Some(())
         };
         match self {
@@ -136,90 +205,17 @@ impl Memory {
         }
         Some(strides)
     }
-}
 
-impl<'a> View<'a> {
-    pub(super) fn codes(&self, torch: &Torch) -> Option<&'a [i8]> {
-        (self.dtype == (torch.int8)()).then(|| slice("codes", self.address, self.len).ok())?
-    }
-
-    pub(super) fn bytes(&self, torch: &Torch) -> Option<&'a [u8]> {
-        (self.dtype == (torch.uint8)()).then(|| slice("bytes", self.address, self.len).ok())?
-    }
-
-    pub(super) fn float32(&self, torch: &Torch) -> Option<&'a [f32]> {
-        (self.dtype == (torch.float32)()).then(|| slice("floats", self.address, self.len).ok())?
-    }
-
-    pub(super) fn floats(&self, torch: &Torch) -> Option<Floats<'a>> {
-        floats("floats", self.address, torch.code(self.dtype)?, self.len).ok()
+    /// Whether a tensor lies so. Dimensions of one element have any stride, and a tensor without elements any at all.
+    pub(super) fn holds(self, sizes: &[i64], strides: &[i64]) -> bool {
+        let Some(dense) = self.strides(sizes) else { return false };
+        sizes.contains(&0) || (0..sizes.len()).all(|i| strides[i] == dense[i] || sizes[i] == 1)
     }
 }
 
 impl Torch {
-    /// A tensor that lies so.
-    ///
-    /// # Safety
-    ///
-    /// `slot` is a tensor that is live for `'a`.
-    pub(super) unsafe fn view<'a>(&self, slot: Slot, memory: Memory) -> Option<View<'a>> {
-        fn get<T>(function: Get<T>, tensor: Tensor, mut value: T) -> Option<T> {
-            // SAFETY: a live tensor by `view`'s contract, and a place for the result.
-            (unsafe { function(tensor, &mut value) } == 0).then_some(value)
-        }
-        let tensor = slot as Tensor;
-        if get(self.device, tensor, 0)? != (self.cpu)() {
-            return None;
-        }
-        let dim = get(self.dim, tensor, 0)? as usize;
-        let [sizes, strides] = [self.sizes, self.strides].map(|function| {
-            let found = get(function, tensor, std::ptr::null())?;
-            // SAFETY: the tensor's own `dim` numbers, which it keeps; of no dimensions they may be anywhere.
-            Some(if dim == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(found, dim) } })
-        });
-        let (sizes, strides) = (sizes?, strides?);
-        let dense = memory.strides(sizes)?;
-        let len = sizes.iter().product::<i64>() as usize;
-        let lies = (0..dim).all(|i| strides[i] == dense[i] || sizes[i] == 1);
-        (lies || len == 0).then_some(())?;
-        let address = get(self.data, tensor, std::ptr::null())? as usize;
-        Some(View { dtype: get(self.dtype, tensor, 0)?, sizes, len, address })
-    }
-
-    /// A `Tensor?`, if `view` can read it.
-    ///
-    /// # Safety
-    ///
-    /// `slot` is null or points to a slot with a tensor, both live for `'a`.
-    pub(super) unsafe fn optional<'a>(&self, slot: Slot, memory: Memory) -> Option<Option<View<'a>>> {
-        match slot as *const Slot {
-            none if none.is_null() => Some(None),
-            // SAFETY: by this function's contract.
-            slot => unsafe { self.view(*slot, memory) }.map(Some),
-        }
-    }
-
-    /// The integers of a list of so many.
-    ///
-    /// # Safety
-    ///
-    /// `slot` is a list.
-    pub(super) unsafe fn integers<const N: usize>(&self, slot: Slot) -> Option<[usize; N]> {
-        let (list, mut size) = (slot as *mut c_void, 0);
-        // SAFETY: a live list, and a place for the result.
-        (unsafe { (self.list_size)(list, &mut size) } == 0 && size == N).then_some(())?;
-        let mut items = [0; N];
-        for (i, item) in items.iter_mut().enumerate() {
-            let mut value = 0;
-            // SAFETY: as above, and the list has this item.
-            (unsafe { (self.list_item)(list, i, &mut value) } == 0).then_some(())?;
-            *item = usize::try_from(value as i64).ok()?;
-        }
-        Some(items)
-    }
-
     /// A dtype as `arguments` has it.
-    pub(super) fn code(&self, dtype: i32) -> Option<u8> {
+    fn code(&self, dtype: i32) -> Option<u8> {
         match dtype {
             _ if dtype == (self.float32)() => Some(FLOAT32),
             _ if dtype == (self.float16)() => Some(FLOAT16),
@@ -230,24 +226,34 @@ impl Torch {
 
     /// An uninitialised dense CPU tensor.
     pub(super) fn empty(&self, sizes: &[i64], dtype: i32, memory: Memory) -> Option<Output<'_>> {
-        let (strides, dim) = (memory.strides(sizes)?, sizes.len() as i64);
-        let mut tensor = std::ptr::null_mut();
-        let (of_sizes, of_strides) = (sizes.as_ptr(), strides.as_ptr());
+        self.strided(sizes, &memory.strides(sizes)?, dtype)
+    }
+
+    /// The same of the sizes and the strides of another.
+    pub(super) fn like(&self, x: &View, dtype: i32) -> Option<Output<'_>> {
+        self.strided(x.sizes, x.strides, dtype)
+    }
+
+    fn strided(&self, sizes: &[i64], strides: &[i64], dtype: i32) -> Option<Output<'_>> {
+        let len = sizes.iter().try_fold(1, |len: usize, &size| len.checked_mul(size.try_into().ok()?))?;
+        let (mut tensor, dim) = (std::ptr::null_mut(), sizes.len() as i64);
+        let (sizes, strides) = (sizes.as_ptr(), strides.as_ptr());
         // SAFETY: `dim` sizes and strides, and a place for the result.
-        let status = unsafe { (self.empty)(dim, of_sizes, of_strides, dtype, (self.cpu)(), 0, &mut tensor) };
+        let status = unsafe { (self.empty)(dim, sizes, strides, dtype, (self.cpu)(), 0, &mut tensor) };
         (status == 0).then_some(())?;
-        let (mut out, mut address) = (Output { torch: self, tensor, address: 0 }, std::ptr::null_mut());
+        let (mut out, mut address) = (Output { torch: self, tensor, dtype, len, address: 0 }, std::ptr::null_mut());
         // SAFETY: a live tensor and a place for the result.
         (unsafe { (self.data_mut)(tensor, &mut address) } == 0).then_some(())?;
         out.address = address as usize;
         Some(out)
     }
 
-    /// How many threads a call may use.
-    pub(super) fn threads(&self) -> Option<usize> {
+    /// `work` on as many threads as a call may use; an error is Python's to tell.
+    pub(super) fn run<T>(&self, work: impl FnOnce(&dyn Executor) -> rquant::Result<T>) -> Option<T> {
         let mut torch = 0;
         // SAFETY: a place for the result.
-        (unsafe { (self.threads)(&mut torch) } == 0).then(|| allowed(torch as usize))
+        (unsafe { (self.threads)(&mut torch) } == 0).then_some(())?;
+        threads::with(allowed(torch as usize), work).ok()
     }
 
     /// # Safety
