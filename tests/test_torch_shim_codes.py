@@ -3,15 +3,20 @@
 import math
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
-from test_torch_shim_static import FLOATS, INF, OPS, OUT, A, B, both, codes
+from test_torch_shim_static import FLOATS, INF, OPS, OUT, A, B, both, codes, panels
+from torch import nn
+from torch.nn import functional
 
+import rquant
 from rquant import _static_ops
 from rquant._backends import cpu
 
 LAST = torch.channels_last
+native = pytest.mark.skipif(not cpu.NATIVE, reason="a torch for which there are no native kernels")
 SHAPES = [
     (),
     (5,),
@@ -213,12 +218,69 @@ def python_of(call):
     return seen
 
 
-@pytest.mark.skipif(not cpu.NATIVE, reason="a torch for which there are no native kernels")
+@native
 @pytest.mark.parametrize("name", USUAL)
 def test_the_usual_call_runs_no_python(name):
     assert "torch_shim" in torch._C._dispatch_dump(f"rquant::{name}")
     assert python_of(lambda: getattr(OPS, f"{name}_python")(*USUAL[name]))[0] == name
     assert python_of(lambda: getattr(OPS, name)(*USUAL[name])) == []
+
+
+@native
+def test_other_memory_takes_no_python_either():
+    image, row = codes(2, 8, 6, 6).contiguous(), codes(8, 4).T
+    none = (None, None, None, -1.0, 1.0, *OUT, None)
+    shape = (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, False, (0, 0)
+    for name, arguments in {
+        "quantize_images_static": (image.float(), *A),
+        "max_pool_static": (image, *USUAL["max_pool_static"][1:]),
+        "avg_pool_static": (image, *USUAL["avg_pool_static"][1:]),
+        "adaptive_avg_pool_static": (image, *A, (1, 1), *OUT),
+        "linear_static": (row, *A, panels(5, 8), None, 5, *none),
+        "conv_static": (image, *A, panels(5, 8), None, 5, *shape, *none),
+    }.items():
+        same(name, *arguments)
+        assert python_of(partial(getattr(OPS, name), *arguments)) == []
+
+
+class Net(nn.Module):
+    """Every op of this file but the way back to floats."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 10, 3, padding=1), nn.Conv2d(10, 7, 3, stride=2)
+        self.last = nn.Linear(14, 5)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        x = functional.max_pool2d(x, 3, 1, 1) + functional.avg_pool2d(x, 3, 1, 1)
+        x = functional.adaptive_avg_pool2d(self.second(x).relu(), (2, 1))
+        return self.last(x.flatten(1))
+
+
+@native
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*deprecated:FutureWarning")
+def test_programs_of_a_network_give_its_integers():
+    torch.manual_seed(0)
+    model, x = Net().eval(), torch.randn(3, 3, 12, 11)
+    rquant.quantize(model, activations="int8")
+    rquant.calibrate(model, [x])
+    rquant.freeze(model)
+    with torch.no_grad():
+        want, traced = model(x), torch.jit.freeze(torch.jit.trace(model, x))
+        used = {node.kind() for node in traced.graph.nodes()}
+        names = "quantize_images", "conv", "max_pool", "avg_pool", "add", "adaptive_avg_pool", "linear"
+        assert {f"rquant::{name}_static" for name in names} <= used
+        assert "aten::contiguous" not in used
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        for program in (traced, torch.export.export(model, (x,)).module(), compiled):
+            for _ in range(3):
+                assert torch.equal(program(x), want)
+            y = x.contiguous(memory_format=LAST)
+            assert torch.equal(program(y), want)
+            y[1, 0, 0, 0] = math.nan
+            assert program(y).isfinite().all(1).tolist() == [True, False, True]
+        assert python_of(lambda: traced(x)) == []
 
 
 LEAK = """

@@ -23,9 +23,11 @@ def linear_static(
     m = out.numel() // n if n else 0
     sizes = (m, 1, 1, k, n, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0)
     if addend is not None:
-        addend = addend.expand_as(out).reshape(m, n)
+        addend = addend.expand_as(out).reshape(m, n).contiguous()
     epilogue = Epilogue(addend, addend_scale, addend_zero, lo, hi, out_scale, out_zero)
-    _native_static.conv(x.reshape(m, k), (x_scale, x_zero), sizes, panels, bias, epilogue, out.view(m, n))
+    _native_static.conv(
+        x.reshape(m, k).contiguous(), (x_scale, x_zero), sizes, panels, bias, epilogue, out.view(m, n)
+    )
     return out
 
 

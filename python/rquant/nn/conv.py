@@ -219,9 +219,8 @@ class _Conv(StaticInput, PackedWeight):
 
     def _convolve(self, x: Tensor, scale: Tensor, zero: Tensor, added: Any, rest: tuple[Any, ...]) -> Tensor:
         flat = x.dim() == 3
-        x = (x.unsqueeze(2) if flat else x).contiguous(memory_format=torch.channels_last)
-        if added is not None:
-            added = (added.unsqueeze(2) if flat else added).contiguous(memory_format=torch.channels_last)
+        if flat:
+            x, added = (t if t is None else t.unsqueeze(2) for t in (x, added))
         tail = (self.constant_bias(), self.out_channels, *self._geometry(), added, *rest)
         if x.device.type == "cpu":
             out = _static_ops.conv_static(x, scale, zero, self.panels(), *tail)

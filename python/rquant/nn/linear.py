@@ -225,7 +225,7 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         self, x: Codes, addend: Codes | None, lo: float, hi: float, to: QParams | None, dtype: torch.dtype
     ) -> Tensor:
         """See `flow.place.StaticLayer`."""
-        codes, bias, panels = x.codes.contiguous(), self.float_bias(), self._buffers.get(storage.PANELS)
+        codes, bias, panels = x.codes, self.float_bias(), self._buffers.get(storage.PANELS)
         if panels is not None and possible(codes):
             added = None if addend is None else addend[:3]
             x3 = codes, x.scale, x.zero

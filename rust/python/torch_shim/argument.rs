@@ -1,6 +1,6 @@
 //! What a kernel is called with.
 
-use super::tensors::{Memory, Tensor, Torch, View};
+use super::tensors::{Memory, Output, Tensor, Torch, View};
 use rquant::elementwise::PerTensor;
 use std::ffi::c_void;
 
@@ -47,6 +47,15 @@ impl<'a> Argument<'a> {
         let tensor = self.of(Kind::Tensor) as Tensor;
         // SAFETY: a tensor by its kind, and live.
         unsafe { View::new(self.torch, tensor, |sizes, strides| memory.holds(sizes, strides)) }
+    }
+
+    /// A tensor as it is if it lies so, else a copy that does.
+    pub(super) fn arranged(self, memory: Memory) -> Option<Arranged<'a>> {
+        if let Some(x) = self.tensor(memory) {
+            return Some(Arranged::Own(x));
+        }
+        // SAFETY: as in `tensor`.
+        unsafe { self.torch.copied(self.of(Kind::Tensor) as Tensor, memory) }.map(Arranged::Copy)
     }
 
     /// A tensor without gaps, in whatever order.
@@ -102,6 +111,21 @@ impl<'a> Argument<'a> {
             *item = usize::try_from(value as i64).ok()?;
         }
         Some(items)
+    }
+}
+
+/// See `Argument::arranged`.
+pub(super) enum Arranged<'a> {
+    Own(View<'a>),
+    Copy(Output<'a>),
+}
+
+impl Arranged<'_> {
+    pub(super) fn view(&self) -> Option<View<'_>> {
+        match self {
+            Self::Own(x) => Some(*x),
+            Self::Copy(x) => x.view(),
+        }
     }
 }
 

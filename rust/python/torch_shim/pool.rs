@@ -1,4 +1,4 @@
-//! `rquant::max_pool_static`, `avg_pool_static` and `adaptive_avg_pool_static`: images in channels-last memory.
+//! `rquant::max_pool_static`, `avg_pool_static` and `adaptive_avg_pool_static`: images, best in channels-last memory.
 
 use super::argument::pair;
 use super::tensors::{Memory, Output, Torch};
@@ -20,7 +20,8 @@ impl Op<6, 1> for Max {
         torch: &'a Torch,
         [x, kernel, stride, padding, dilation, ceil]: [Argument<'a>; 6],
     ) -> Option<[Output<'a>; 1]> {
-        let (x, pool) = (x.tensor(Memory::ChannelsLast)?, pool(kernel, stride, padding, Some(dilation), ceil)?);
+        let (x, pool) = (x.arranged(Memory::ChannelsLast)?, pool(kernel, stride, padding, Some(dilation), ceil)?);
+        let x = x.view()?;
         let (shape @ [n, h, w, c], given) = (x.image()?, x.codes()?);
         let mut out = images(torch, n, pool.out_size([h, w]).ok()?, c)?;
         let codes = out.codes()?;
@@ -43,7 +44,8 @@ impl Op<11, 1> for Average {
         torch: &'a Torch,
         [x, scale, zero, kernel, stride, padding, ceil, padded, divisor, out_scale, out_zero]: [Argument<'a>; 11],
     ) -> Option<[Output<'a>; 1]> {
-        let (x, pool) = (x.tensor(Memory::ChannelsLast)?, pool(kernel, stride, padding, None, ceil)?);
+        let (x, pool) = (x.arranged(Memory::ChannelsLast)?, pool(kernel, stride, padding, None, ceil)?);
+        let x = x.view()?;
         let (shape @ [n, h, w, c], given) = (x.image()?, x.codes()?);
         let (of_x, to) = (pair(scale, zero)?, pair(out_scale, out_zero)?);
         let average = match divisor.given() {
@@ -72,7 +74,8 @@ impl Op<6, 1> for AdaptiveAverage {
         torch: &'a Torch,
         [x, scale, zero, size, out_scale, out_zero]: [Argument<'a>; 6],
     ) -> Option<[Output<'a>; 1]> {
-        let (x, of_x, to) = (x.tensor(Memory::ChannelsLast)?, pair(scale, zero)?, pair(out_scale, out_zero)?);
+        let (x, of_x, to) = (x.arranged(Memory::ChannelsLast)?, pair(scale, zero)?, pair(out_scale, out_zero)?);
+        let x = x.view()?;
         let (shape @ [n, .., c], given, size) = (x.image()?, x.codes()?, size.integers()?);
         let mut out = images(torch, n, size, c)?;
         let codes = out.codes()?;

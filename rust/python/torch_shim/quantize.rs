@@ -31,7 +31,7 @@ impl Op<3, 2> for QuantizeImages {
     fn run<'a>(torch: &'a Torch, [x, scale, zero]: [Argument<'a>; 3]) -> Option<[Output<'a>; 2]> {
         let to = pair(scale, zero)?;
         let planes = x.tensor(Memory::Contiguous).filter(|x| x.image().is_some_and(|[.., c]| c <= FEW));
-        let Some(x) = planes else { return samples(torch, x.tensor(Memory::ChannelsLast)?, to) };
+        let Some(x) = planes else { return samples(torch, x.arranged(Memory::ChannelsLast)?.view()?, to) };
         let ([.., channels], floats) = (x.image()?, x.floats()?);
         let mut out = torch.empty(x.sizes, (torch.int8)(), Memory::ChannelsLast)?;
         let mut finite = torch.empty(&x.sizes[..1], (torch.bool)(), Memory::Contiguous)?;
@@ -42,7 +42,7 @@ impl Op<3, 2> for QuantizeImages {
 }
 
 /// Where one sample (an index of the first dimension) lies after the other: its codes, and whether they are all of numbers.
-fn samples<'a>(torch: &'a Torch, x: View<'a>, to: PerTensor) -> Option<[Output<'a>; 2]> {
+fn samples<'a>(torch: &'a Torch, x: View, to: PerTensor) -> Option<[Output<'a>; 2]> {
     let (&samples, &stride) = (x.sizes.first()?, x.strides.first()?);
     (samples == 1 || samples * stride == x.len as i64).then_some(())?;
     let floats = x.floats()?;

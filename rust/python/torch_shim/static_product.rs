@@ -24,7 +24,8 @@ impl Op<14, 1> for Linear {
 
     fn run<'a>(torch: &'a Torch, arguments: [Argument<'a>; 14]) -> Option<[Output<'a>; 1]> {
         let (first, &[n], last) = split(&arguments)?;
-        let x = first[0].tensor(Memory::Contiguous)?;
+        let x = first[0].arranged(Memory::Contiguous)?;
+        let x = x.view()?;
         let (&k, rows) = x.sizes.split_last()?;
         let (m, n) = (rows.iter().product::<i64>() as usize, n.integer());
         let mut shape = [0; MAX_DIM];
@@ -48,7 +49,8 @@ impl Op<21, 1> for Conv {
 
     fn run<'a>(torch: &'a Torch, arguments: [Argument<'a>; 21]) -> Option<[Output<'a>; 1]> {
         let (first, &[n, kernel, stride, padding, dilation, groups, transposed, extra], last) = split(&arguments)?;
-        let x = first[0].tensor(Memory::ChannelsLast)?;
+        let x = first[0].arranged(Memory::ChannelsLast)?;
+        let x = x.view()?;
         let [batch, height, width, channels] = x.image()?;
         let geometry = Geometry {
             batch,

@@ -52,6 +52,7 @@ functions! {
     data_mut: Get<*mut c_void> = c"torch_get_mutable_data_ptr";
     empty: unsafe extern "C" fn(i64, *const i64, *const i64, i32, i32, i32, *mut Tensor) -> Status
         = c"aoti_torch_empty_strided";
+    copy: unsafe extern "C" fn(Tensor, Tensor, i32) -> Status = c"aoti_torch_copy_";
     delete_tensor: Do<Tensor> = c"aoti_torch_delete_tensor_object";
     delete_optional: Do<*mut Slot> = c"torch_delete_stable_ivalue"; // the youngest of all: torch 2.13
     list_size: unsafe extern "C" fn(*mut c_void, *mut usize) -> Status = c"torch_list_size";
@@ -73,7 +74,16 @@ functions! {
     throw: unsafe extern "C-unwind" fn(*const c_char) -> ! = c"_ZSt21__throw_runtime_errorPKc"; // libstdc++'s
 }
 
+/// # Safety
+///
+/// The tensor is live.
+unsafe fn get<T>(function: Get<T>, tensor: Tensor, mut value: T) -> Option<T> {
+    // SAFETY: by this function's contract, and a place for the result.
+    (unsafe { function(tensor, &mut value) } == 0).then_some(value)
+}
+
 /// What is read of a CPU tensor in dense memory.
+#[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     torch: &'a Torch,
     pub dtype: i32,
@@ -84,7 +94,7 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// A CPU tensor, if `lies` says of its sizes and strides that they are as they should be.
+    /// A CPU tensor, if `dense` says of its sizes and strides that it has no gaps and lies as it should.
     ///
     /// # Safety
     ///
@@ -92,26 +102,15 @@ impl<'a> View<'a> {
     pub(super) unsafe fn new(
         torch: &'a Torch,
         tensor: Tensor,
-        lies: impl FnOnce(&[i64], &[i64]) -> bool,
+        dense: impl FnOnce(&[i64], &[i64]) -> bool,
     ) -> Option<Self> {
-        fn get<T>(function: Get<T>, tensor: Tensor, mut value: T) -> Option<T> {
-            // SAFETY: a live tensor by `new`'s contract, and a place for the result.
-            (unsafe { function(tensor, &mut value) } == 0).then_some(value)
-        }
-        if get(torch.device, tensor, 0)? != (torch.cpu)() {
-            return None;
-        }
-        let dim = get(torch.dim, tensor, 0)? as usize;
-        let [sizes, strides] = [torch.sizes, torch.strides].map(|function| {
-            let found = get(function, tensor, std::ptr::null())?;
-            // SAFETY: the tensor's own `dim` numbers, which it keeps; of no dimensions they may be anywhere.
-            Some(if dim == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(found, dim) } })
-        });
-        let (sizes, strides) = (sizes?, strides?);
-        lies(sizes, strides).then_some(())?;
-        let (dtype, len) = (get(torch.dtype, tensor, 0)?, sizes.iter().product::<i64>() as usize);
-        let address = get(torch.data, tensor, std::ptr::null())? as usize;
-        Some(View { torch, dtype, sizes, strides, len, address })
+        // SAFETY: by this function's contract.
+        let (sizes, strides) = unsafe { torch.layout(tensor)? };
+        dense(sizes, strides).then_some(())?;
+        // SAFETY: as above.
+        let (dtype, address) = unsafe { (get(torch.dtype, tensor, 0)?, get(torch.data, tensor, std::ptr::null())?) };
+        let len = sizes.iter().product::<i64>() as usize;
+        Some(View { torch, dtype, sizes, strides, len, address: address as usize })
     }
 
     /// Sizes of images in the order of channels-last memory.
@@ -165,6 +164,11 @@ impl Output<'_> {
         std::mem::ManuallyDrop::new(self).tensor
     }
 
+    pub(super) fn view(&self) -> Option<View<'_>> {
+        // SAFETY: live as long as `self`; it is made dense.
+        unsafe { View::new(self.torch, self.tensor, |_, _| true) }
+    }
+
     pub(super) fn codes(&mut self) -> Option<&mut [i8]> {
         (self.dtype == (self.torch.int8)()).then(|| slice_mut("out", self.address, self.len).ok())?
     }
@@ -214,6 +218,37 @@ impl Memory {
 }
 
 impl Torch {
+    /// Sizes and strides of a CPU tensor.
+    ///
+    /// # Safety
+    ///
+    /// The tensor is live for `'a`.
+    unsafe fn layout<'a>(&self, tensor: Tensor) -> Option<(&'a [i64], &'a [i64])> {
+        // SAFETY: live by this function's contract.
+        let (device, dim) = unsafe { (get(self.device, tensor, 0)?, get(self.dim, tensor, 0)? as usize) };
+        (device == (self.cpu)()).then_some(())?;
+        let [sizes, strides] = [self.sizes, self.strides].map(|function| {
+            // SAFETY: as above.
+            let found = unsafe { get(function, tensor, std::ptr::null())? };
+            // SAFETY: the tensor's own `dim` numbers, which it keeps; of no dimensions they may be anywhere.
+            Some(if dim == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(found, dim) } })
+        });
+        sizes.zip(strides)
+    }
+
+    /// A copy of a CPU tensor that lies so.
+    ///
+    /// # Safety
+    ///
+    /// The tensor is live.
+    pub(super) unsafe fn copied(&self, tensor: Tensor, memory: Memory) -> Option<Output<'_>> {
+        // SAFETY: by this function's contract.
+        let ((sizes, _), dtype) = unsafe { (self.layout(tensor)?, get(self.dtype, tensor, 0)?) };
+        let out = self.empty(sizes, dtype, memory)?;
+        // SAFETY: both are live, and of one size.
+        (unsafe { (self.copy)(out.tensor, tensor, 0) } == 0).then_some(out)
+    }
+
     /// A dtype as `arguments` has it.
     fn code(&self, dtype: i32) -> Option<u8> {
         match dtype {
