@@ -283,6 +283,37 @@ def test_programs_of_a_network_give_its_integers():
         assert python_of(lambda: traced(x)) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+def test_lists_of_tensors_are_used_again():
+    def join(x):
+        return tuple(OPS.concat_static([x, x], [A[0], B[0]], [A[1], B[1]], 1, *to) for to in (A, B))
+
+    program, want = torch.jit.trace(join, IMAGE, check_trace=False), join(IMAGE)
+    for _ in range(4):
+        assert all(map(torch.equal, program(IMAGE), want))
+
+
+THREADS = """
+import os, torch, rquant
+from test_torch_shim_codes import OPS, USUAL
+torch.set_num_threads(1)
+for threads, (name, (x, *rest)) in enumerate(USUAL.items(), 2):
+    image = x.repeat(8, 1, 40, 40) if x.dim() == 4 else x.repeat(40, 40, 40, 40)
+    rest = [image if other is x else other for other in rest]
+    rquant.set_num_threads(threads)
+    before = len(os.listdir("/proc/self/task"))
+    getattr(OPS, name)(image, *rest)
+    assert len(os.listdir("/proc/self/task")) > before, name
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_large_tensors_have_threads(request):
+    where = request.path.parent
+    done = subprocess.run([sys.executable, "-c", THREADS], cwd=where, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 LEAK = """
 import resource
 from test_torch_shim_codes import OPS, USUAL, WRONG

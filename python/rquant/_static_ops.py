@@ -191,7 +191,7 @@ define_native(
     on_cpu=elementwise.requantize_static,
     elsewhere=reference.requantize_static,
 )
-define(
+define(  # not native: torch would move the tensors out of lists that a traced program uses again
     "concat_static",
     f"(Tensor[] xs, Tensor[] scales, Tensor[] zeros, int dim, {_QPARAMS}) -> Tensor",
     _concat_shape,

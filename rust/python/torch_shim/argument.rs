@@ -18,6 +18,7 @@ pub(super) enum Kind {
     OptionalTensor,
     /// Of a number.
     Optional,
+    /// Of numbers. Of tensors there is none: torch moves them out of a list that a program may use again.
     List,
 }
 
