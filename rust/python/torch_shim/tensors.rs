@@ -94,11 +94,11 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// A CPU tensor, if `dense` says of its sizes and strides that it has no gaps and lies as it should.
+    /// A CPU tensor, if `dense` says of its sizes and strides that it lies as it should.
     ///
     /// # Safety
     ///
-    /// The tensor is live for `'a`.
+    /// The tensor is live for `'a`, and `dense` is false for one with gaps.
     pub(super) unsafe fn new(
         torch: &'a Torch,
         tensor: Tensor,
