@@ -31,6 +31,13 @@ fn the_shapes_of_networks() {
         Geometry { groups: 7, ..square(1, 6, 7, 7, 5, 1, 2) },
         Geometry { groups: 28, ..square(2, 9, 28, 28, 7, 1, 3) },
         Geometry { groups: 17, dilation: [1, 2], ..square(1, 15, 17, 17, 6, 2, 3) },
+        // lines in pairs: an odd one left in each image, and rows of a pair that fill a four or begin the next
+        Geometry { groups: 33, ..square(3, 5, 33, 33, 3, 1, 1) },
+        Geometry { groups: 16, ..square(2, 8, 16, 16, 4, 1, 2) },
+        Geometry { groups: 18, kernel: [3, 5], ..square(2, 6, 18, 18, 3, 1, 1) },
+        Geometry { groups: 16, kernel: [2, 3], dilation: [1, 2], ..square(1, 9, 16, 16, 3, 1, 1) },
+        Geometry { groups: 16, dilation: [2, 1], ..square(1, 9, 16, 16, 3, 1, 2) },
+        Geometry { groups: 48, ..square(1, 1, 48, 48, 3, 1, 1) },
         Geometry { groups: 8, ..square(1, 6, 32, 32, 3, 1, 1) },
         Geometry { groups: 4, ..square(1, 6, 64, 64, 3, 2, 1) },
         Geometry { groups: 3, ..square(1, 5, 72, 72, 3, 1, 1) },
