@@ -5,7 +5,7 @@ use super::output::{Columns, Sink};
 use super::patches::Patches;
 use super::phases::Phase;
 use super::places::{Places, TileRows};
-use crate::buffer::Scratch;
+use crate::buffer::{AlignedBytes, Scratch, cast_mut};
 use crate::cpu::depthwise::{COLUMN, Depthwise, Line, Lines};
 use crate::cpu::{self, Isa, STRIP};
 use crate::executor::Executor;
@@ -29,7 +29,7 @@ struct Strip<'s> {
     channels: usize,
     columns: Columns<'s>,
     /// `[line][four][column][channel][4]`, signed: per four of the rows that the lines see, 0 where a line has no tap.
-    weights: Vec<u8>,
+    weights: AlignedBytes,
     /// Where its sums start.
     start: [i32; STRIP],
 }
@@ -168,7 +168,8 @@ impl<'a> Channels<'a> {
         let (column, kernel) = (first - panel.first, self.patches.geometry.kernel);
         let words = panel.weights.as_chunks::<4>().0;
         let fours = self.fours(lines);
-        let mut quads = vec![[0u32; STRIP]; lines * fours * kernel[1]];
+        let mut weights = AlignedBytes::zeroed(lines * fours * kernel[1] * COLUMN);
+        let quads = cast_mut::<i32>(&mut weights).expect("a cache line is aligned").as_chunks_mut::<STRIP>().0;
         let mut sums = [0i32; STRIP];
         for (y, x) in (0..kernel[0]).flat_map(|y| (0..kernel[1]).map(move |x| (y, x))) {
             let tap = y * kernel[1] + x;
@@ -181,14 +182,14 @@ impl<'a> Channels<'a> {
             for line in 0..lines {
                 let row = y + line;
                 let quads = &mut quads[(line * fours + row / 4) * kernel[1] + x];
-                (0..STRIP).for_each(|c| quads[c] |= codes[c] << (row % 4 * 8));
+                (0..STRIP).for_each(|c| quads[c] |= (codes[c] << (row % 4 * 8)) as i32);
             }
         }
         Strip {
             first,
             channels: STRIP.min(self.patches.geometry.channels - first),
             columns: sink.columns(&panel, column..column + STRIP, 0..panel.used),
-            weights: quads.as_flattened().iter().flat_map(|quad| quad.to_le_bytes()).collect(),
+            weights,
             start: sums.map(|sum| -sum * (128 + i32::from(self.patches.zero))),
         }
     }
