@@ -1,12 +1,16 @@
 """What a calibrated layer returns: it passes for a float tensor, and torch's functions take it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .functions import HANDLERS, METHODS
+from .functions import HANDLERS, METHODS, knows
 from .value import Value
+
+_TORCHS = {"axis": "dim", "keepdims": "keepdim"}
+"""Torch's names of what it also takes by numpy's."""
 
 
 class Activation:
@@ -16,6 +20,9 @@ class Activation:
     function or method of torch gets the floats. Not a subclass of `torch.Tensor`: it has no memory. `float()` is the tensor.
     """
 
+    of: tuple["Activation", Callable[[Tensor], Tensor]] | None = None
+    """What it was made of as a view, and how: to change it in place is to change that too."""
+
     def __init__(self, value: Value) -> None:
         self.value = value
 
@@ -23,22 +30,27 @@ class Activation:
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = {_TORCHS.get(name, name): value for name, value in kwargs.items()} if kwargs else {}
+        if not args and "input" in kwargs:
+            args = (kwargs.pop("input"),)
         handler = HANDLERS.get(func)
-        if handler is not None:
+        if handler is not None and (not kwargs or knows(handler, kwargs)):
             result = handler(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        if args and isinstance(args[0], cls) and _in_place(getattr(func, "__name__", "")):
-            return args[0].change(func, args[1:], kwargs)
+        if args and isinstance(args[0], cls):
+            if _in_place(getattr(func, "__name__", "")):
+                return args[0].change(func, args[1:], kwargs)
+            if kwargs.get("inplace"):
+                kwargs["inplace"] = False
+                return args[0].become(args[0].value.given(func(*_plain(args), **_plain(kwargs))))
         return func(*_plain(args), **_plain(kwargs))
 
     def change(self, func: Any, args: Any, kwargs: Any) -> "Activation":
         """Run a function that writes to its first argument: this is another value then, and the old one what it was."""
         floats = self.float().clone()
         func(floats, *_plain(args), **_plain(kwargs))
-        self.value = self.value.given(floats)
-        return self
+        return self.become(self.value.given(floats))
 
     def float(self) -> Tensor:
         """The tensor it stands for, in its dtype."""
@@ -75,9 +87,12 @@ class Activation:
         """Elements."""
         return self.value.shape.numel()
 
-    def become(self, other: "Activation") -> "Activation":
-        """An operation in place: from now on `other`'s value; what was computed of the old one keeps that."""
-        self.value = other.value
+    def become(self, value: Value) -> "Activation":
+        """An operation in place: from now on this value; what was computed of the old one keeps that."""
+        same, self.value = value.shape == self.value.shape, value
+        if self.of is not None and same:
+            whole, view = self.of
+            whole.become(whole.value.overwritten(view, value))
         return self
 
     def __len__(self) -> int:
@@ -86,12 +101,10 @@ class Activation:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        method = METHODS.get(name)
-        if method is None and _in_place(name):
-            return lambda *args, **kwargs: self.change(getattr(Tensor, name), args, kwargs)
-        if method is None:
+        if name not in METHODS and not _in_place(name):
             return getattr(self.float(), name)
-        return lambda *args, **kwargs: method(self, *args, **kwargs)
+        func = getattr(Tensor, name)
+        return lambda *args, **kwargs: self.__torch_function__(func, (), (self, *args), kwargs)
 
     def __getitem__(self, index: Any) -> Any:
         return METHODS["__getitem__"](self, index)
@@ -103,8 +116,10 @@ class Activation:
         return METHODS["add"](self, other)
 
     def __iadd__(self, other: Any) -> Any:
-        result = METHODS["add"](self, other)
-        return self.become(result) if isinstance(result, Activation) else result
+        return METHODS["add_"](self, other)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.change(Tensor.__setitem__, (index, value), {})
 
     def __array__(self, dtype: Any = None) -> Any:
         return self.float().detach().cpu().numpy().astype(dtype or "float32")
@@ -132,12 +147,28 @@ def _operator(name: str) -> Any:
     return operator
 
 
+def _operator_in_place(name: str) -> Any:
+    def operator(self: Activation, other: Any) -> Any:
+        floats = self.float()
+        result = getattr(floats, f"__{name}__")(_plain(other))
+        if result is NotImplemented:
+            return result
+        if result.shape != floats.shape:  # torch says why not
+            return self.change(getattr(Tensor, f"__i{name}__"), (other,), {})
+        return self.become(self.value.given(result.to(floats.dtype)))
+
+    operator.__name__ = f"__i{name}__"
+    return operator
+
+
 _OPERATORS = """
-sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod pow rpow matmul rmatmul neg abs eq ne lt le gt ge bool int iter
-contains invert and or xor setitem
+sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod pow rpow matmul rmatmul neg abs eq ne lt le gt ge bool int float
+index complex format iter contains invert and or xor
 """
 for _name in _OPERATORS.split():
     setattr(Activation, f"__{_name}__", _operator(f"__{_name}__"))
+for _name in ["sub", "mul", "truediv", "floordiv", "mod", "pow"]:
+    setattr(Activation, f"__i{_name}__", _operator_in_place(_name))
 Activation.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 

@@ -1,7 +1,8 @@
 """Torch's functions that int8 passes: each takes `Activation`s and gives one, or NotImplemented for what only floats can do."""
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ HANDLERS: dict[Any, Callable[..., Any]] = {}
 """By function, as `__torch_function__` gets it."""
 METHODS: dict[str, Callable[..., Any]] = {}
 """By the name of a method of a tensor."""
+_ARGUMENTS: dict[Callable[..., Any], tuple[str, ...]] = {}
 
 
 def _register(*functions: Any, methods: Sequence[str] = ()) -> Callable[..., Any]:
     def register(handler: Callable[..., Any]) -> Callable[..., Any]:
+        _ARGUMENTS[handler] = tuple(inspect.signature(handler).parameters)
         HANDLERS.update(dict.fromkeys(functions, handler))
         for name in methods:
             METHODS[name] = handler
@@ -28,9 +31,14 @@ def _register(*functions: Any, methods: Sequence[str] = ()) -> Callable[..., Any
     return register
 
 
+def knows(handler: Callable[..., Any], names: Iterable[str]) -> bool:
+    """Whether a handler takes arguments of these names; with others, as `out`, torch's function gets floats."""
+    arguments = _ARGUMENTS[handler]
+    return arguments[-1] == "kwargs" or all(name in arguments for name in names)
+
+
 def _made(x: Any, value: Value, inplace: bool = False) -> Any:
-    made = type(x)(value)
-    return x.become(made) if inplace else made
+    return x.become(value) if inplace else type(x)(value)
 
 
 def _floats(x: Any, name: str, *args: Any, **kwargs: Any) -> Any:
@@ -81,8 +89,14 @@ def _add(x: Any, other: Any, *, alpha: float = 1) -> Any:
 
 @_register(methods=["add_", "__iadd__"])
 def _add_(x: Any, other: Any, *, alpha: float = 1) -> Any:
+    if isinstance(x, Tensor):
+        return x.add_(other.float(), alpha=alpha)
     result = _add(x, other, alpha=alpha)
-    return result if isinstance(result, Tensor) or isinstance(x, Tensor) else x.become(result)
+    if not isinstance(result, Tensor):
+        return x.become(result.value)
+    if result.shape != x.shape:  # torch says why not
+        return x.change(Tensor.add_, (other,), {"alpha": alpha})
+    return x.become(x.value.given(result.to(x.dtype)))
 
 
 @_register(torch.cat, torch.concat, torch.concatenate)
@@ -111,7 +125,9 @@ def _dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = Fals
 def _moved(x: Any, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Any:
     like = torch.empty(x.shape, device="meta")
     shape = func(like, *args, **kwargs).shape
-    return _made(x, Value(x.value.arithmetic, Moved(x.value, func, args, kwargs), shape, x.dtype))
+    made = _made(x, Value(x.value.arithmetic, Moved(x.value, func, args, kwargs), shape, x.dtype))
+    made.of = x, lambda whole: func(whole, *args, **kwargs)
+    return made
 
 
 def _movement(function: Any, name: str) -> None:

@@ -60,6 +60,10 @@ class Value:
         value.floats = floats
         return value
 
+    def overwritten(self, view: Callable[[Tensor], Tensor], part: "Value") -> "Value":
+        """This one after `view` of it became `part`."""
+        return Value(self.arithmetic, Overwritten(self, part, view), self.shape, self.dtype)
+
     # reading
 
     def codes(self, place: Place) -> Any:
@@ -274,6 +278,29 @@ class Moved(_Of):
 
     def floats(self, value: Value) -> Tensor:
         return self.func(self.parents[0].tensor(), *self.args, **self.kwargs)
+
+
+class Overwritten(_Of):
+    """Floats of which a part was changed in place."""
+
+    def __init__(self, before: Value, part: Value, view: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(before, part)
+        self.view = view
+
+    def origin(self) -> None:
+        return None
+
+    def layers(self) -> set[StaticLayer]:
+        return set()
+
+    def round(self, value: Value, place: Place) -> Any:
+        return None
+
+    def floats(self, value: Value) -> Tensor:
+        before, part = self.parents
+        whole = before.tensor().clone(memory_format=torch.contiguous_format)
+        self.view(whole).copy_(part.tensor())
+        return whole
 
 
 class Padded(_Of):
