@@ -54,7 +54,7 @@ class Activation:
 
     def float(self) -> Tensor:
         """The tensor it stands for, in its dtype."""
-        return self.value.tensor()
+        return self.value.laid()
 
     def layers(self) -> set[Any]:
         """See `Value.layers`."""

@@ -21,7 +21,8 @@ _ARGUMENTS: dict[Callable[..., Any], tuple[str, ...]] = {}
 
 def _register(*functions: Any, methods: Sequence[str] = ()) -> Callable[..., Any]:
     def register(handler: Callable[..., Any]) -> Callable[..., Any]:
-        _ARGUMENTS[handler] = tuple(inspect.signature(handler).parameters)
+        parameters = inspect.signature(handler).parameters.values()
+        _ARGUMENTS[handler] = tuple(p.name for p in parameters if p.kind is not p.VAR_POSITIONAL)
         HANDLERS.update(dict.fromkeys(functions, handler))
         for name in methods:
             METHODS[name] = handler
@@ -138,10 +139,19 @@ def _movement(function: Any, name: str) -> None:
 
 
 _MOVEMENTS = """
-flatten reshape permute transpose squeeze unsqueeze swapaxes movedim narrow select unflatten flip view contiguous
+flatten reshape permute transpose squeeze unsqueeze swapaxes movedim narrow select unflatten flip contiguous
 """
 for _name in _MOVEMENTS.split():
     _movement(getattr(torch, _name, None), _name)
+
+
+@_register(methods=["view"])
+def _view(x: Any, *size: Any) -> Any:
+    if isinstance(size[0], torch.dtype):
+        return NotImplemented
+    return _moved(
+        x, Tensor.reshape, *size
+    )  # codes and floats may lie otherwise than the model's author knows
 
 
 @_register(methods=["__getitem__"])

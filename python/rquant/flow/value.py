@@ -35,6 +35,7 @@ class Value:
 
     def __init__(self, arithmetic: Any, node: Any, shape: Sequence[int], dtype: torch.dtype) -> None:
         self.arithmetic, self.node = arithmetic, node
+        self.channels_last: bool = node.channels_last
         self.shape: torch.Size = shape if type(shape) is torch.Size else torch.Size(shape)
         self.dtype = dtype
 
@@ -57,7 +58,7 @@ class Value:
     def given(self, floats: Tensor) -> "Value":
         """Another value of this one's kind: these floats."""
         value = Value(self.arithmetic, Settled(None), floats.shape, floats.dtype)
-        value.floats = floats
+        value.floats, value.channels_last = floats, self.channels_last
         return value
 
     def overwritten(self, view: Callable[[Tensor], Tensor], part: "Value") -> "Value":
@@ -92,6 +93,13 @@ class Value:
         if self.taken and self.floats is None and self.rounded is None:
             self._read()
         return self._computed()
+
+    def laid(self) -> Tensor:
+        """`tensor()`, its elements in memory as torch would have them: channels last only if the model's input had them so."""
+        floats = self.tensor()
+        if not self.channels_last and not floats.is_contiguous():
+            floats = self.floats = floats.contiguous()
+        return floats
 
     def _computed(self) -> Tensor:
         if self.floats is None:
@@ -163,8 +171,8 @@ class Product:
 
     fuses = takes_addend = True
 
-    def __init__(self, layer: StaticLayer, x: Any) -> None:
-        self.layer, self.x = layer, x
+    def __init__(self, layer: StaticLayer, x: Any, channels_last: bool = False) -> None:
+        self.layer, self.x, self.channels_last = layer, x, channels_last
 
     def origin(self) -> StaticLayer:
         return self.layer
@@ -190,7 +198,7 @@ class Product:
 class Settled:
     """What was computed once; `layer` is where it came from."""
 
-    fuses = False
+    fuses = channels_last = False
 
     def __init__(self, layer: StaticLayer | None) -> None:
         self.layer = layer
@@ -211,7 +219,7 @@ class _Of:
     fuses = False
 
     def __init__(self, *parents: Value) -> None:
-        self.parents = parents
+        self.parents, self.channels_last = parents, parents[0].channels_last
 
     def origin(self) -> StaticLayer | None:
         place = self.parents[0].place

@@ -14,7 +14,7 @@ from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
 from ..scheme import Optimizer, Scheme
 from .packed_weight import PackedWeight, float_weight
 from .registry import register_module
-from .static import LAUNCHES, StaticInput, epilogue, plain
+from .static import LAUNCHES, StaticInput, channels_last, epilogue, plain
 from .storage import PANELS
 
 
@@ -256,6 +256,7 @@ class _Conv(StaticInput, PackedWeight):
         rest = (None, None, float("-inf"), float("inf"), None, None, x.dtype)
         out = self._convolve(codes, torch.where(finite, scale, 1.0), zero, None, rest)
         out = torch.where(finite.reshape(-1, *[1] * (out.dim() - 1)), out, torch.nan)
+        out = out if channels_last(x) else out.contiguous()
         return out if batched else out.squeeze(0)
 
     def extra_repr(self) -> str:

@@ -125,14 +125,14 @@ class StaticInput(nn.Module):
         arithmetic: Any = FLOATS if recorder is not None or self.learns(x) else INTEGERS
         place = Place(self, "input")
         if type(x) is Activation and (read := x.value).arithmetic is arithmetic:
-            dtype, shape, rounded = read.dtype, read.shape, read.codes(place)
+            dtype, shape, rounded, last = read.dtype, read.shape, read.codes(place), read.channels_last
             if recorder is not None:
                 recorder.reached(read)
         else:
             x = plain(x)
-            dtype, shape, rounded = x.dtype, x.shape, arithmetic.enter(x, place)
-        value = Value(arithmetic, Product(self, rounded), self.output_shape(shape), dtype)
-        return Activation(value) if recorder is not None or self.flow else value.tensor()
+            dtype, shape, rounded, last = x.dtype, x.shape, arithmetic.enter(x, place), channels_last(x)
+        value = Value(arithmetic, Product(self, rounded, last), self.output_shape(shape), dtype)
+        return Activation(value) if recorder is not None or self.flow else value.laid()
 
     def learns(self, x: Any) -> bool:
         """Whether gradients may be wanted of what the layer does to x: then it computes in float."""
@@ -203,6 +203,11 @@ def static_qparams(lo: float, hi: float, symmetric: bool = False) -> tuple[float
 def plain(x: Any) -> Any:
     """The tensor that `x` is or stands for."""
     return x.float() if isinstance(x, Activation) else x
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether images `[N, C, H, W]` lie so, and torch's layers would give what does too."""
+    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def epilogue(
