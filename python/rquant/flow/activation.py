@@ -121,8 +121,12 @@ class Activation:
     def __setitem__(self, index: Any, value: Any) -> None:
         self.change(Tensor.__setitem__, (index, value), {})
 
-    def __array__(self, dtype: Any = None) -> Any:
-        return self.float().detach().cpu().numpy().astype(dtype or "float32")
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return self.float().detach().cpu().numpy().astype(dtype or "float32", copy=bool(copy))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copied and written as the tensor, without the layers that it came of."""
+        return self.float().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         state = (

@@ -44,6 +44,11 @@ def _both(a: Tensor, b: Tensor) -> Tensor:
     return a if a is b else a & b
 
 
+def _finite(x: Codes, out: Tensor) -> Tensor:
+    """Of codes that x's became: its own, or one for all where samples are others."""
+    return x.finite if out.shape[:1] == x.finite.shape else x.finite.all().reshape(1)
+
+
 class Integers:
     """Each method makes `Codes` of `Codes`; `Floats` has the same ones on rounded floats."""
 
@@ -67,7 +72,7 @@ class Integers:
         return self._said(ops.dequantize_static(x.codes, x.scale, x.zero, dtype), x.finite)
 
     def _said(self, value: Tensor, finite: Tensor) -> Tensor:
-        shape = (-1, *[1] * (value.dim() - 1))
+        shape = (-1, *[1] * (value.dim() - 1))[: value.dim()]
         return torch.where(finite.reshape(shape), value, torch.nan) if finite.numel() > 0 else value
 
     def product(
@@ -109,6 +114,8 @@ class Integers:
             out = torch.cat(codes, dim)
         else:
             out = ops.concat_static(codes, scales, zeros, dim, scale, zero)
+        if dim == 0:
+            return Codes(out, scale, zero, torch.cat([p.finite.expand(p.codes.shape[0]) for p in parts]), to)
         finite = parts[0].finite
         for part in parts[1:]:
             finite = _both(finite, part.finite)
@@ -119,16 +126,16 @@ class Integers:
     ) -> Codes:
         """What only moves elements: a view, a permutation, a slice."""
         out = func(x.codes, *args, **kwargs)
-        samples = out.shape[0] == x.finite.shape[0]
-        return x._replace(codes=out, finite=x.finite if samples else x.finite.all().reshape(1))
+        return x._replace(codes=out, finite=_finite(x, out))
 
     def pad(self, x: Codes, pad: Sequence[int]) -> Codes:
         """Zeros around."""
         key = None if x.place is None else x.place.key
         if isinstance(key, tuple):
-            return x._replace(codes=functional.pad(x.codes, list(pad), value=key[1]))
-        # int8 wraps around, so that this is exact
-        return x._replace(codes=functional.pad(x.codes - x.zero, list(pad)) + x.zero)
+            out = functional.pad(x.codes, list(pad), value=key[1])
+        else:  # int8 wraps around, so that this is exact
+            out = functional.pad(x.codes - x.zero, list(pad)) + x.zero
+        return x._replace(codes=out, finite=_finite(x, out))
 
     def max_pool(self, x: Codes, *args: Any) -> Codes:
         """`max_pool_static`'s arguments."""

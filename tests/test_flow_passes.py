@@ -1,0 +1,85 @@
+"""An activation where a tensor is expected: joined by samples, copied, written to files."""
+
+import copy
+import io
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import rquant
+from rquant.flow import Activation
+
+
+@pytest.fixture(scope="module")
+def layers():
+    """Two calibrated convolutions of 8 channels, of which the first gives activations."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)).eval()
+    rquant.quantize(net, activations="int8")
+    rquant.calibrate(net, [torch.randn(4, 8, 6, 6)])
+    rquant.freeze(net)
+    return net
+
+
+@pytest.fixture
+def x():
+    return torch.randn(4, 8, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+SAMPLES = {
+    "cat": lambda y: torch.cat([y, y[1:]], 0),
+    "part of them": lambda y: torch.cat([y[2:], y[:2], y[0:0]]),
+    "pad": lambda y: functional.pad(y, (0, 0, 0, 0, 0, 0, 1, 2)),
+    "one": lambda y: y[3],
+}
+
+
+@pytest.mark.parametrize("join", SAMPLES.values(), ids=SAMPLES)
+def test_samples_are_joined(layers, x, join):
+    with torch.no_grad():
+        y = layers[0](x)
+        assert isinstance(y, Activation)
+        want = layers[1](join(y.float()))
+        assert torch.equal(layers[1](join(layers[0](x))), want)
+        y = layers[0](x)
+        layers[1](y)  # codes from now on
+        assert (join(y).float() - join(y.float())).abs().max() == 0
+
+
+def test_nan_stays_with_its_sample_when_they_are_joined(layers, x):
+    bad = x.clone()
+    bad[2, 0, 0, 0] = torch.nan
+    with torch.no_grad():
+        out = layers[1](torch.cat([layers[0](x), layers[0](bad)]))
+    assert out.isfinite().flatten(1).all(1).tolist() == [True] * 6 + [False, True]
+
+
+def test_a_copy_is_a_tensor(layers, x):
+    def saved(y):
+        file = io.BytesIO()
+        torch.save(y, file)
+        file.seek(0)
+        return torch.load(file)
+
+    with torch.no_grad():
+        for again in (saved, copy.copy, lambda y: pickle.loads(pickle.dumps(y))):
+            y = layers[0](x)
+            made = again(y)
+            assert type(made) is torch.Tensor
+            assert torch.equal(made, y.float())
+
+
+def test_an_element_and_an_array(layers, x):
+    with torch.no_grad():
+        y = layers[0](x)
+        layers[1](y)
+        assert y[0, 0, 0, 0].float().shape == ()
+        assert float(y[0, 0, 0, 0]) == y.float()[0, 0, 0, 0].item()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert np.array_equal(np.array(y, copy=True), y.float().numpy())
