@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from ..flow import Recorder
+from ..flow import Recorder, recording
 from ..nn import Unpacked
 from ..nn.static import StaticInput
 from ..observers.methods import Method
@@ -30,7 +30,8 @@ class Calibration(Recorder):
                 model(batch)
         rquant.freeze(model)
 
-    The model runs as it is, in any way and any number of times: nothing is traced, and inside it computes in float.
+    The model runs as it is, in any way and any number of times: nothing is traced, and inside it computes in float. What
+    other threads run meanwhile is as ever.
     `method`: "minmax", "moving_average" (of weight `momentum` for what was before), "percentile" (`percentile` of the
     values), "mse", "entropy", "cross_entropy", or a factory of `rquant.observers.Observer`. `overrides` gives layers another
     one by their names, as globs or `"re:..."`; the first that matches holds. Scales are affine, or with `symmetric` have
@@ -84,11 +85,13 @@ class Calibration(Recorder):
         if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # torch 2.6
             self._stack.enter_context(torch.compiler.set_stance("force_eager"))
         # modules are entered from the outside in: an unknown one is outermost
-        hook = register_module_forward_pre_hook(
-            lambda module, args: None if module in self.names else self._name(module)
-        )
+        hook = register_module_forward_pre_hook(lambda module, args: self._meet(module))
         self._stack.callback(hook.remove)
         return self
+
+    def _meet(self, module: nn.Module) -> None:
+        if recording.current() is self and module not in self.names:
+            self._name(module)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -1,6 +1,7 @@
 """`rquant.calibrate`: the whole calibration in one call."""
 
 from collections.abc import Iterable, Mapping
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def calibrate(
     first tensor. The last one is run whole. Some 200 samples are enough; labels do not belong into a batch. Arguments
     otherwise, and errors, as of `Calibration`, which is returned.
 
-    Raises ValueError for no batches, and for a batch without a tensor.
+    Raises ValueError for no batches, for a batch without a tensor, and for one that the model does not take.
     """
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise ValueError(f"samples: expected an int of at least 1, got {samples!r}")
@@ -73,9 +74,15 @@ def _count(batch: Any) -> int:
 
 
 def _call(model: nn.Module, batch: Any) -> None:
-    if isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, tuple | list):
-        model(*batch)
-    else:
-        model(batch)
+    args: Any = batch if isinstance(batch, tuple | list) else ()
+    kwargs: Any = batch if isinstance(batch, Mapping) else {}
+    if args is not batch and kwargs is not batch:
+        args = (batch,)
+    try:
+        signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise ValueError(
+            f"batches: expected arguments of {type(model).__name__}.forward, got a batch of "
+            f"{', '.join(kwargs) or len(args)} ({error}); labels do not belong into it"
+        ) from None
+    model(*args, **kwargs)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
     from .value import Value
 
 _current: "Recorder | None" = None
+_thread = 0
+"""The thread that it records: others go on computing as they did."""
 
 
 def current() -> "Recorder | None":
-    """Who records now."""
-    return _current
+    """Who records now, in this thread."""
+    return None if _current is None or get_ident() != _thread else _current
 
 
 class Recorder(ABC):
@@ -54,20 +57,22 @@ class Recorder(ABC):
 
     @contextmanager
     def recording(self, depth: int = 0) -> Iterator[None]:
-        """Record all that runs inside; raises RuntimeError if another recorder does.
+        """Record all that this thread runs inside; raises RuntimeError if another recorder does.
 
         `depth`: calls of modules that are under way already, and end inside.
         """
-        global _current
+        global _current, _thread
         if _current is not None:
             raise RuntimeError("recording: expected no other calibration under way, got one inside another")
 
         def enter(module: nn.Module, args: Any) -> None:
             nonlocal depth
-            depth += 1
+            depth += current() is self
 
         def leave(module: nn.Module, args: Any, output: Any) -> Any:
             nonlocal depth
+            if current() is not self:
+                return None
             depth -= 1
             return tree_map(self._out, output) if depth == 0 else None
 
@@ -75,7 +80,7 @@ class Recorder(ABC):
             torch_module.register_module_forward_pre_hook(enter),
             torch_module.register_module_forward_hook(leave, always_call=True),
         ]
-        _current = self
+        _current, _thread = self, get_ident()
         try:
             with torch.no_grad():
                 yield

@@ -68,8 +68,9 @@ class StaticInput(nn.Module):
         self._modules.pop(f"{name}_range", None)
         scale, zero = static_qparams(lo, hi, symmetric)
         device = next((t.device for t in self.parameters()), torch.device("cpu"))
-        self._buffers[f"{name}_scale"] = torch.tensor([scale], device=device)
-        self._buffers[f"{name}_zero_point"] = torch.tensor([zero], dtype=torch.int8, device=device)
+        with torch.inference_mode(False):  # tensors made in it could not be trained with, nor loaded into
+            self._buffers[f"{name}_scale"] = torch.tensor([scale], device=device)
+            self._buffers[f"{name}_zero_point"] = torch.tensor([zero], dtype=torch.int8, device=device)
         self.__dict__.pop(_KEYS, None)
 
     def qparams(self, name: str) -> QParams | None:
