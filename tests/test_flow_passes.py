@@ -83,3 +83,14 @@ def test_an_element_and_an_array(layers, x):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert np.array_equal(np.array(y, copy=True), y.float().numpy())
+
+
+def test_what_a_tensor_is_asked_for_computes_nothing(layers, x):
+    with torch.no_grad():
+        y = layers[0](x)
+        for value in (y, y.relu(), y[:, 1:], torch.cat([y, y], 1), torch.max_pool2d(y, 2)):
+            assert (value.device, value.dtype, value.ndim, len(value)) == (x.device, x.dtype, 4, 4)
+            assert "pending" in repr(value)
+        layers[1](y)
+        assert y.device == x.device
+        assert "codes" in repr(y)

@@ -71,6 +71,11 @@ class Activation:
         return self.value.dtype
 
     @property
+    def device(self) -> torch.device:
+        """As a tensor's."""
+        return self.value.device
+
+    @property
     def ndim(self) -> int:
         """Dimensions."""
         return len(self.value.shape)

@@ -50,6 +50,16 @@ class Value:
         layer = self.node.origin()
         return None if layer is None else Place(layer, "output")
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is or will be computed."""
+        if self.floats is not None:
+            return self.floats.device
+        if self.rounded is None and not isinstance(self.node, Product):
+            return self.node.parents[0].device  # type: ignore[no-any-return]
+        known = self.node.x if self.rounded is None else self.rounded
+        return (known if isinstance(known, Tensor) else known.codes).device  # type: ignore[no-any-return]
+
     def layers(self) -> set[StaticLayer]:
         """The layers whose outputs it is computed of without another layer between."""
         found = self.node.layers()
