@@ -5,6 +5,7 @@ import io
 import pickle
 import warnings
 
+import einops
 import numpy as np
 import pytest
 import torch
@@ -94,3 +95,14 @@ def test_what_a_tensor_is_asked_for_computes_nothing(layers, x):
         layers[1](y)
         assert y.device == x.device
         assert "codes" in repr(y)
+
+
+def test_einops_moves_codes(layers, x):
+    with torch.no_grad():
+        y, want = layers[0](x), layers[0](x).float()
+        moved = einops.rearrange(y, "n (g c) h w -> n (c g) h w", g=2)
+        assert isinstance(moved, Activation)
+        assert torch.equal(
+            layers[1](moved), layers[1](einops.rearrange(want, "n (g c) h w -> n (c g) h w", g=2))
+        )
+        assert einops.reduce(y, "n c h w -> n c", "mean").shape == (4, 8)

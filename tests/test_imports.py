@@ -90,7 +90,7 @@ PYTHON = {
     "tensor": _OPS | {"optimize"},
     "_static_ops": {"_backends", "_ops"},
     "simulate": {"_native", "progress", "qtypes", "scheme", "tensor"},
-    "flow": {"_static_ops"},
+    "flow": {"_import_hook", "_static_ops"},
     "_fake_quantize": {"_autograd", "_backends", "_ops", "_static_ops"},
     "nn": _OPS
     | {"_autograd", "_fake_quantize", "_native_launch", "_static_ops", "casting", "flow", "optimize"},

@@ -1,5 +1,6 @@
 """int8 between layers: what stands for a float tensor while only its codes exist."""
 
+from . import einops_backend as einops_backend
 from .activation import Activation
 from .floats import Floats
 from .integers import Codes, Integers
