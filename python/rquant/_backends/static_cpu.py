@@ -120,5 +120,6 @@ def dequantize_static(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.d
 
 
 def _memory_order(x: Tensor) -> list[int]:
-    """The dimensions from the slowest to the fastest; those of one element anywhere."""
-    return sorted(range(x.dim()), key=lambda d: (x.stride(d), x.shape[d]), reverse=True)
+    """The dimensions from the slowest to the fastest; those of one element, whose strides say nothing, last, but samples first."""
+    key = lambda d: (d == 0 and x.shape[0] == 1, x.shape[d] != 1, x.stride(d))  # noqa: E731
+    return sorted(range(x.dim()), key=key, reverse=True)
