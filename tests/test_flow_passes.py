@@ -106,3 +106,11 @@ def test_einops_moves_codes(layers, x):
             layers[1](moved), layers[1](einops.rearrange(want, "n (g c) h w -> n (c g) h w", g=2))
         )
         assert einops.reduce(y, "n c h w -> n c", "mean").shape == (4, 8)
+
+
+def test_cat_after_tensors(layers, x):
+    with torch.no_grad():
+        y = layers[0](x)
+        got = torch.cat([torch.zeros(4, 2, 6, 6), torch.ones(4, 1, 6, 6), y], 1)
+        assert torch.equal(got[:, 3:], y.float())
+        assert torch.equal(torch.cat((x, y)), torch.cat((x, y.float())))

@@ -103,11 +103,13 @@ def _add_(x: Any, other: Any, *, alpha: float = 1) -> Any:
 @_register(torch.cat, torch.concat, torch.concatenate)
 def _cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     first = tensors[0]
+    if isinstance(first, Tensor):
+        return NotImplemented
     same = all(
         type(t) is type(first) and t.value.arithmetic is first.value.arithmetic and t.dtype == first.dtype
         for t in tensors
     )
-    if isinstance(first, Tensor) or not same:
+    if not same:
         return NotImplemented
     if len(tensors) == 1:
         return first
