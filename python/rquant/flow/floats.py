@@ -60,7 +60,7 @@ class Floats:
         return torch.cat(list(parts), dim)
 
     def move(
-        self, x: Tensor, func: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any]
+        self, x: Tensor, func: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any], stay: bool
     ) -> Tensor:
         """What only moves elements."""
         return func(x, *args, **kwargs)

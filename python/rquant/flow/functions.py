@@ -127,10 +127,27 @@ def _dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = Fals
 
 def _moved(x: Any, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Any:
     like = torch.empty(x.shape, device="meta")
-    shape = func(like, *args, **kwargs).shape
-    made = _made(x, Value(x.value.arithmetic, Moved(x.value, func, args, kwargs), shape, x.dtype))
+    out = func(like, *args, **kwargs)
+    # of dense memory: samples stay where they are as far apart as before, and as many
+    stay = out.shape[:1] == like.shape[:1] and (out.dim() == 0 or out.stride(0) == like.stride(0))
+    return _as_moved(x, func, args, kwargs, out.shape, stay)
+
+
+def _as_moved(
+    x: Any, func: Callable[..., Tensor], args: Any, kwargs: dict[str, Any], shape: torch.Size, stay: bool
+) -> Any:
+    node = Moved(x.value, func, args, kwargs, stay)
+    made = _made(x, Value(x.value.arithmetic, node, shape, x.dtype))
     made.of = x, lambda whole: func(whole, *args, **kwargs)
     return made
+
+
+@_register(torch.flip, methods=["flip"])
+def _flip(x: Any, *given: Any, dims: Any = None) -> Any:
+    given = given if dims is None else (dims,)
+    flipped = given if all(isinstance(d, int) for d in given) else given[0]
+    stay = all(d % x.dim() for d in flipped)
+    return _as_moved(x, Tensor.flip, (tuple(flipped),), {}, x.shape, stay)
 
 
 def _movement(function: Any, name: str) -> None:
@@ -141,7 +158,7 @@ def _movement(function: Any, name: str) -> None:
 
 
 _MOVEMENTS = """
-flatten reshape permute transpose squeeze unsqueeze swapaxes movedim narrow select unflatten flip contiguous
+flatten reshape permute transpose squeeze unsqueeze swapaxes movedim narrow select unflatten contiguous
 """
 for _name in _MOVEMENTS.split():
     _movement(getattr(torch, _name, None), _name)

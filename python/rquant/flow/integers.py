@@ -46,7 +46,11 @@ def _both(a: Tensor, b: Tensor) -> Tensor:
 
 def _finite(x: Codes, out: Tensor) -> Tensor:
     """Of codes that x's became: its own, or one for all where samples are others."""
-    return x.finite if out.shape[:1] == x.finite.shape else x.finite.all().reshape(1)
+    return x.finite if out.shape[:1] == x.finite.shape else _all(x)
+
+
+def _all(x: Codes) -> Tensor:
+    return x.finite.all().reshape(1)
 
 
 class Integers:
@@ -122,11 +126,11 @@ class Integers:
         return Codes(out, scale, zero, finite, to)
 
     def move(
-        self, x: Codes, func: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any]
+        self, x: Codes, func: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any], stay: bool
     ) -> Codes:
-        """What only moves elements: a view, a permutation, a slice."""
+        """What only moves elements: a view, a permutation, a slice. `stay`: see `value.Moved`."""
         out = func(x.codes, *args, **kwargs)
-        return x._replace(codes=out, finite=_finite(x, out))
+        return x._replace(codes=out, finite=_finite(x, out) if stay else _all(x))
 
     def pad(self, x: Codes, pad: Sequence[int]) -> Codes:
         """Zeros around."""

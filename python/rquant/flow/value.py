@@ -283,16 +283,25 @@ class Joined(_Of):
 
 
 class Moved(_Of):
-    """Elements in another order or some of them, which commutes with rounding: `func` on codes or floats."""
+    """Elements in another order or some of them, which commutes with rounding: `func` on codes or floats.
+
+    `stay`: whether samples (places of the first dimension) stay where they are.
+    """
 
     def __init__(
-        self, parent: Value, func: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any]
+        self,
+        parent: Value,
+        func: Callable[..., Tensor],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        stay: bool,
     ) -> None:
         super().__init__(parent)
-        self.func, self.args, self.kwargs = func, args, kwargs
+        self.func, self.args, self.kwargs, self.stay = func, args, kwargs, stay
 
     def round(self, value: Value, place: Place) -> Any:
-        return value.arithmetic.move(self.parents[0].codes(place), self.func, self.args, self.kwargs)
+        parent = self.parents[0].codes(place)
+        return value.arithmetic.move(parent, self.func, self.args, self.kwargs, self.stay)
 
     def floats(self, value: Value) -> Tensor:
         return self.func(self.parents[0].tensor(), *self.args, **self.kwargs)
