@@ -114,3 +114,13 @@ def test_cat_after_tensors(layers, x):
         got = torch.cat([torch.zeros(4, 2, 6, 6), torch.ones(4, 1, 6, 6), y], 1)
         assert torch.equal(got[:, 3:], y.float())
         assert torch.equal(torch.cat((x, y)), torch.cat((x, y.float())))
+
+
+@pytest.mark.parametrize(
+    "read", [torch.as_tensor, torch.tensor, torch.asarray, torch.from_dlpack, np.from_dlpack]
+)
+@torch.no_grad()
+def test_read_as_a_tensor(layers, x, read):
+    y = layers[0](x)
+    assert isinstance(y, Activation)
+    assert np.array_equal(np.asarray(read(y)), y.float().numpy())

@@ -126,6 +126,12 @@ class Activation:
     def __setitem__(self, index: Any, value: Any) -> None:
         self.change(Tensor.__setitem__, (index, value), {})
 
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        return self.float().detach().__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> Any:
+        return self.float().__dlpack_device__()
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return self.float().detach().cpu().numpy().astype(dtype or "float32", copy=bool(copy))
 
