@@ -22,8 +22,10 @@ use std::sync::OnceLock;
 const COLS: usize = 64;
 /// Sums at a time, where they are not finished in registers: those of a tile of any width.
 const SUMS: usize = 384;
-/// Rows of a task: more of them do not pay for reading a panel again, fewer fill the second-level cache.
-const ROWS: usize = if cfg!(test) { 17 } else { 192 };
+/// Most rows of a task, and the fewest of one among several threads: neighbours see the same lines of the input, so long
+/// tasks read fewer of them twice.
+const ROWS: usize = if cfg!(test) { 17 } else { 768 };
+const FEWEST: usize = if cfg!(test) { 4 } else { 48 };
 
 /// A product whose weight this driver takes.
 pub(super) struct Direct<'a> {
@@ -115,7 +117,7 @@ impl<'a> Direct<'a> {
         let all: usize = self.phases.iter().map(count).sum();
         let most = self.taps.most(self.w.nr().min(self.w.n().next_multiple_of(cpu::STRIP)));
         // rows for a few tasks a thread where there are many, and panels apart where there are few
-        let wanted = if threads > 1 { all.div_ceil(threads * 3).clamp(ROWS / 4, ROWS) } else { ROWS };
+        let wanted = if threads > 1 { all.div_ceil(threads * 3).clamp(FEWEST, ROWS) } else { ROWS };
         // blocks of equal size: one of few rows would read all panels for those, and have a thread wait
         let blocks = |phase: &Phase| match (count(phase) + wanted / 2) / wanted {
             blocks if threads == 1 => blocks.max(1),
