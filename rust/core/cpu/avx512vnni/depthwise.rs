@@ -137,9 +137,9 @@ fn codes_of<const L: usize, const T: usize, const S: usize>(p: &Lines, finish: T
             for tap in 0..taps {
                 let mut w = [start; L];
                 for l in 0..L {
+                    let at = ((l * fours + four) * taps + tap) * COLUMN;
                     // SAFETY: each line has weights for each tap.
-                    w[l] =
-                        unsafe { _mm512_loadu_si512(weights.add(((l * fours + four) * taps + tap) * COLUMN).cast()) };
+                    w[l] = unsafe { _mm512_loadu_si512(weights.add(at).cast()) };
                 }
                 for i in 0..4 {
                     let column = place[i] * stride + tap * dilation;
