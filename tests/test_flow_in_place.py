@@ -53,7 +53,38 @@ def part_of_a_part(net, x):
     return net.b(y)
 
 
+def viewed_before(view, change):
+    """Two views are taken, then what they are views of is changed, or the first."""
+
+    def body(net, x):
+        y = net.a(x)
+        parts = view(y)
+        change(y, parts)
+        return net.b(y) * (1 + sum(part.abs().mean() for part in parts))
+
+    return body
+
+
+def thrice(whole, parts):
+    whole.mul_(3)
+
+
+def first_part_thrice(whole, parts):
+    parts[0].mul_(3)
+
+
 BODIES = {
+    "seen in parts": viewed_before(lambda y: y.chunk(2, 1), thrice),
+    "seen in parts of parts": viewed_before(lambda y: y[:, :6].split(3, 1)[1].split(1, 1), thrice),
+    "seen in parts that overlap": viewed_before(lambda y: (y[:, :4], y[:, 2:]), first_part_thrice),
+    "seen as another shape": viewed_before(lambda y: [y.flatten(1).view_as(y)], thrice),
+    "relu seen in parts": viewed_before(
+        lambda y: [y.unbind(1)[0].unsqueeze(1)], lambda whole, parts: functional.relu(whole, inplace=True)
+    ),
+    "copied by flip": viewed_before(lambda y: [y.flip(2)], first_part_thrice),
+    "copied by reshape": viewed_before(lambda y: [y.permute(0, 2, 3, 1).reshape(y.shape)], first_part_thrice),
+    "copied by contiguous": viewed_before(lambda y: [y.transpose(2, 3).contiguous()], first_part_thrice),
+    "kept by contiguous": viewed_before(lambda y: [y.contiguous()], first_part_thrice),
     "mul": helped(lambda y: y.__imul__(3)),
     "sub": helped(lambda y: y.__isub__(torch.ones(8, 1, 1))),
     "div": helped(lambda y: y.__itruediv__(0.25)),
@@ -77,7 +108,7 @@ BODIES = {
     "out=": lambda net, x: net.c(torch.add(net.a(x), net.b(x), out=torch.empty_like(x))),
     "a number of it": lambda net, x: net.b(net.a(x)) * float(net.a(x)[0, 0, 0, 0].detach()[None]),
 }
-NOT_IN_TRAINING = ("a chunk", "part of a part", "out=")
+NOT_IN_TRAINING = ("a chunk", "part of a part", "out=", "seen in parts", "relu seen in parts")
 """Torch has no gradients for them either."""
 
 
@@ -123,7 +154,18 @@ def test_as_in_float(name, x):
         assert torch.equal(model(x), got)
 
 
-@pytest.mark.parametrize("name", ["mul", "add a tensor", "a slice", "changed after it was read", "axis="])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mul",
+        "add a tensor",
+        "a slice",
+        "changed after it was read",
+        "axis=",
+        "relu seen in parts",
+        "copied by reshape",
+    ],
+)
 def test_compiled(name, x):
     _, model = calibrated(BODIES[name], x)
     rquant.freeze(model)

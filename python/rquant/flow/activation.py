@@ -1,6 +1,6 @@
 """What a calibrated layer returns: it passes for a float tensor, and torch's functions take it."""
 
-from collections.abc import Callable
+import weakref
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .functions import HANDLERS, METHODS, knows
 from .value import Value
+from .view import View
 
 _TORCHS = {"axis": "dim", "keepdims": "keepdim"}
 """Torch's names of what it also takes by numpy's."""
@@ -20,8 +21,9 @@ class Activation:
     function or method of torch gets the floats. Not a subclass of `torch.Tensor`: it has no memory. `float()` is the tensor.
     """
 
-    of: tuple["Activation", Callable[[Tensor], Tensor]] | None = None
-    """What it was made of as a view, and how: to change it in place is to change that too."""
+    part_of: View | None = None
+    """What it is a part of, if it is."""
+    parts: tuple[weakref.ref["Activation"], ...] = ()
 
     def __init__(self, value: Value) -> None:
         self.value = value
@@ -92,13 +94,25 @@ class Activation:
         """Elements."""
         return self.value.shape.numel()
 
-    def become(self, value: Value) -> "Activation":
-        """An operation in place: from now on this value; what was computed of the old one keeps that."""
+    def become(self, value: Value, changed: "Activation | None" = None) -> "Activation":
+        """An operation in place: from now on this value; what was computed of the old one keeps that.
+
+        So are what it is a part of and its own parts, but `changed`, the one of them that this comes of.
+        """
         same, self.value = value.shape == self.value.shape, value
-        if self.of is not None and same:
-            whole, view = self.of
-            whole.become(whole.value.overwritten(view, value))
+        if same:
+            self._tell_parts(changed)
+            view = self.part_of
+            if view is not None and view.shares():
+                view.whole.become(view.whole.value.overwritten(view, value), self)
         return self
+
+    def _tell_parts(self, changed: "Activation | None" = None) -> None:
+        for part in (known() for known in self.parts):
+            view = None if part is None or part is changed else part.part_of
+            if part is not None and view is not None and view.shares():
+                part.value = view.value()
+                part._tell_parts()
 
     def __len__(self) -> int:
         return self.value.shape[0]

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._static_ops import pooled_size
-from .value import Averaged, Joined, MaxPooled, Moved, Padded, Value
+from .value import Averaged, Joined, MaxPooled, Padded, Value
+from .view import View
 
 HANDLERS: dict[Any, Callable[..., Any]] = {}
 """By function, as `__torch_function__` gets it."""
@@ -136,10 +137,7 @@ def _moved(x: Any, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> An
 def _as_moved(
     x: Any, func: Callable[..., Tensor], args: Any, kwargs: dict[str, Any], shape: torch.Size, stay: bool
 ) -> Any:
-    node = Moved(x.value, func, args, kwargs, stay)
-    made = _made(x, Value(x.value.arithmetic, node, shape, x.dtype))
-    made.of = x, lambda whole: func(whole, *args, **kwargs)
-    return made
+    return View(x, func, args, kwargs, shape, stay).made()
 
 
 @_register(torch.flip, methods=["flip"])
@@ -158,7 +156,7 @@ def _movement(function: Any, name: str) -> None:
 
 
 _MOVEMENTS = """
-flatten reshape permute transpose squeeze unsqueeze swapaxes movedim narrow select unflatten contiguous
+flatten reshape permute transpose squeeze unsqueeze swapaxes swapdims movedim moveaxis narrow select unflatten contiguous
 """
 for _name in _MOVEMENTS.split():
     _movement(getattr(torch, _name, None), _name)
@@ -181,6 +179,11 @@ def _getitem(x: Any, index: Any) -> Any:
     return _moved(x, Tensor.__getitem__, index)
 
 
+@_register(methods=["view_as", "reshape_as"])
+def _view_as(x: Any, other: Any) -> Any:
+    return _moved(x, Tensor.reshape, other.shape)
+
+
 def _pieces(x: Any, func: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
     count = len(func(torch.empty(x.shape, device="meta"), *args, **kwargs))
 
@@ -198,6 +201,11 @@ def _chunk(x: Any, *args: Any, **kwargs: Any) -> Any:
 @_register(torch.split, methods=["split"])
 def _split(x: Any, *args: Any, **kwargs: Any) -> Any:
     return _pieces(x, Tensor.split, *args, **kwargs)
+
+
+@_register(torch.unbind, methods=["unbind"])
+def _unbind(x: Any, dim: int = 0) -> Any:
+    return _pieces(x, Tensor.unbind, dim)
 
 
 @_register(torch.channel_shuffle, functional.channel_shuffle, torch.native_channel_shuffle)
