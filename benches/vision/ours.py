@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Iterator
+from functools import partial
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +61,19 @@ def quantized_traced(model: nn.Module, pictures: Tensor, x: Tensor) -> Run:
     return lambda: net(x)
 
 
+def quantized_packaged(model: nn.Module, pictures: Tensor, x: Tensor) -> Run:
+    """The same as torch compiles it ahead of time, from `torch.export`."""
+    net, x = static(model, pictures), x.contiguous(memory_format=torch.channels_last)
+    with TemporaryDirectory() as folder, torch.inference_mode(False), torch.no_grad():
+        file = f"{folder}/net.pt2"
+        torch._inductor.aoti_compile_and_package(torch.export.export(net, (x,)), package_path=file)
+        return partial(torch._inductor.aoti_load_package(file), x)
+
+
 def arms(threads: int) -> Iterator[Arm]:
     yield Arm("float32", float32)
     yield Arm("float32 folded", folded)
     yield Arm("float32 traced", traced)
     yield Arm("rquant", quantized)
     yield Arm("rquant traced", quantized_traced)
+    yield Arm("rquant packaged", quantized_packaged)

@@ -45,14 +45,14 @@ def _float_code(dtype: torch.dtype, argument: str) -> int:
     return code
 
 
-def add(a: Codes, b: Codes, lo: float, hi: float, out: Codes) -> None:
+def add(a: Codes, b: Codes, lo: float | None, hi: float | None, out: Codes) -> None:
     """Codes of the clamped sum into `out`; all three of one memory order."""
     count = a[0].numel()
     given = _codes(a, "a", of="a_"), _codes(b, "b", count, "b_")
     _rquant.add_static(*given, count, lo, hi, _codes(out, "out", count, "out_"), get_num_threads())
 
 
-def requantize(x: Codes, lo: float, hi: float, out: Codes) -> None:
+def requantize(x: Codes, lo: float | None, hi: float | None, out: Codes) -> None:
     """Codes of the same values, clamped, under `out`'s parameters; both of one memory order."""
     count = x[0].numel()
     to = _codes(out, "out", count, "out_")
@@ -147,8 +147,8 @@ def affine(
     inner: int,
     mul: Tensor,
     add: Tensor,
-    lo: float,
-    hi: float,
+    lo: float | None,
+    hi: float | None,
     out: Tensor,
     params: tuple[Tensor, Tensor] | None,
 ) -> None:

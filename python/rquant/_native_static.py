@@ -16,8 +16,8 @@ class Epilogue(NamedTuple):
     addend: Array | None
     addend_scale: Array | None
     addend_zero: Array | None
-    lo: float
-    hi: float
+    lo: float | None
+    hi: float | None
     out_scale: Array | None
     out_zero: Array | None
 

@@ -248,8 +248,8 @@ def conv_static(
     addend: int,
     addend_scale: int,
     addend_zero: int,
-    lo: float,
-    hi: float,
+    lo: float | None,
+    hi: float | None,
     out: int,
     out_dtype: int,
     out_scale: int,
@@ -271,8 +271,8 @@ class StaticProduct:
     def __new__(
         cls,
         sizes: tuple[int, ...],
-        lo: float,
-        hi: float,
+        lo: float | None,
+        hi: float | None,
         bias_dtype: int,
         out_dtype: int,
         held: list[int],
@@ -354,10 +354,14 @@ _Codes = tuple[int, int, int]
 _Pair = tuple[int, int]
 _Image = tuple[int, int, int, int]
 
-def add_static(a: _Codes, b: _Codes, count: int, lo: float, hi: float, out: _Codes, threads: int) -> None:
+def add_static(
+    a: _Codes, b: _Codes, count: int, lo: float | None, hi: float | None, out: _Codes, threads: int
+) -> None:
     """`encode(clamp(fma(s_b, q_b - z_b, s_a * (q_a - z_a))))` of `count` elements, clamped to [lo, hi]."""
 
-def requantize_static(x: _Codes, count: int, lo: float, hi: float, out: _Codes, threads: int) -> None:
+def requantize_static(
+    x: _Codes, count: int, lo: float | None, hi: float | None, out: _Codes, threads: int
+) -> None:
     """Codes of the same `count` values, clamped to [lo, hi], under out's parameters."""
 
 def lookup_static(x: int, table: int, count: int, out: int, threads: int) -> None:
@@ -419,8 +423,8 @@ def affine_static(
     shape: tuple[int, int, int],
     mul: int,
     add: int,
-    lo: float,
-    hi: float,
+    lo: float | None,
+    hi: float | None,
     out: _Codes,
     dtype: int,
     threads: int,

@@ -18,10 +18,15 @@ from ._ops import _WEIGHT, checked, define, define_native
 INF = math.inf
 _QPARAMS = "Tensor out_scale, Tensor out_zero"
 _EPILOGUE = (
-    "Tensor? addend, Tensor? addend_scale, Tensor? addend_zero, float lo, float hi, "
+    "Tensor? addend, Tensor? addend_scale, Tensor? addend_zero, float? lo, float? hi, "
     "Tensor? out_scale, Tensor? out_zero, ScalarType? dtype"
 )
 _CONV = "int[] kernel, int[] stride, int[] padding, int[] dilation, int groups, bool transposed, int[] output_padding"
+
+
+def ends(lo: float, hi: float) -> tuple[float | None, float | None]:
+    """Of a clamp, as ops take them: None for infinity, of which torch's packages of compiled programs can't tell."""
+    return None if lo == -INF else lo, None if hi == INF else hi
 
 
 def conv_size(
@@ -179,14 +184,14 @@ define(
 )
 define_native(
     "add_static",
-    f"(Tensor a, Tensor a_scale, Tensor a_zero, Tensor b, Tensor b_scale, Tensor b_zero, float lo, float hi, {_QPARAMS}) -> Tensor",
+    f"(Tensor a, Tensor a_scale, Tensor a_zero, Tensor b, Tensor b_scale, Tensor b_zero, float? lo, float? hi, {_QPARAMS}) -> Tensor",
     lambda a, *_: torch.empty_like(a),
     on_cpu=elementwise.add_static,
     elsewhere=reference.add_static,
 )
 define_native(
     "requantize_static",
-    f"(Tensor x, Tensor scale, Tensor zero, float lo, float hi, {_QPARAMS}) -> Tensor",
+    f"(Tensor x, Tensor scale, Tensor zero, float? lo, float? hi, {_QPARAMS}) -> Tensor",
     lambda x, *_: torch.empty_like(x),
     on_cpu=elementwise.requantize_static,
     elsewhere=reference.requantize_static,
@@ -230,7 +235,7 @@ define(
 )
 define(
     "affine_static",
-    "(Tensor x, Tensor scale, Tensor zero, Tensor mul, Tensor add, float lo, float hi, Tensor? out_scale, "
+    "(Tensor x, Tensor scale, Tensor zero, Tensor mul, Tensor add, float? lo, float? hi, Tensor? out_scale, "
     "Tensor? out_zero, ScalarType? dtype) -> Tensor",
     lambda x, s, z, mul, add, lo, hi, out_scale, out_zero, dtype: torch.empty_like(
         x, dtype=dtype if out_scale is None else torch.int8

@@ -15,6 +15,11 @@ pub(crate) const ZP_NONE: u8 = 0;
 pub(crate) const ZP_UINT8: u8 = 1;
 pub(crate) const ZP_FLOAT16: u8 = 2;
 
+/// The ends of a clamp; None is no end.
+pub(crate) fn clamp(lo: Option<f32>, hi: Option<f32>) -> (f32, f32) {
+    (lo.unwrap_or(f32::NEG_INFINITY), hi.unwrap_or(f32::INFINITY))
+}
+
 pub(crate) fn value_error(error: Error) -> PyErr {
     PyValueError::new_err(error.to_string())
 }

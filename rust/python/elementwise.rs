@@ -1,6 +1,6 @@
 //! Operations on int8 codes between layers.
 
-use crate::arguments::{area, floats, floats_mut, slice, slice_mut, value_error};
+use crate::arguments::{area, clamp, floats, floats_mut, slice, slice_mut, value_error};
 use crate::threads::run;
 use pyo3::prelude::*;
 use rquant::elementwise as core;
@@ -22,14 +22,14 @@ pub(crate) fn add_static(
     a: (usize, usize, usize),
     b: (usize, usize, usize),
     count: usize,
-    lo: f32,
-    hi: f32,
+    lo: Option<f32>,
+    hi: Option<f32>,
     out: (usize, usize, usize),
     threads: usize,
 ) -> PyResult<()> {
     let (pa, pb, po) = (per_tensor(a.1, a.2)?, per_tensor(b.1, b.2)?, per_tensor(out.1, out.2)?);
     let (a, b, out) = (slice("a", a.0, count)?, slice("b", b.0, count)?, slice_mut("out", out.0, count)?);
-    run(py, threads, |executor| core::add(a, pa, b, pb, (lo, hi), po, out, executor))
+    run(py, threads, |executor| core::add(a, pa, b, pb, clamp(lo, hi), po, out, executor))
 }
 
 #[pyfunction]
@@ -37,14 +37,14 @@ pub(crate) fn requantize_static(
     py: Python<'_>,
     x: (usize, usize, usize),
     count: usize,
-    lo: f32,
-    hi: f32,
+    lo: Option<f32>,
+    hi: Option<f32>,
     out: (usize, usize, usize),
     threads: usize,
 ) -> PyResult<()> {
     let (px, po) = (per_tensor(x.1, x.2)?, per_tensor(out.1, out.2)?);
     let (x, out) = (slice("x", x.0, count)?, slice_mut("out", out.0, count)?);
-    run(py, threads, |executor| core::requantize(x, px, (lo, hi), po, out, executor))
+    run(py, threads, |executor| core::requantize(x, px, clamp(lo, hi), po, out, executor))
 }
 
 #[pyfunction]
@@ -188,8 +188,8 @@ pub(crate) fn affine_static(
     shape: [usize; 3],
     mul: usize,
     add: usize,
-    lo: f32,
-    hi: f32,
+    lo: Option<f32>,
+    hi: Option<f32>,
     out: (usize, usize, usize),
     dtype: u8,
     threads: usize,
@@ -202,7 +202,7 @@ pub(crate) fn affine_static(
         (out, 0, _) => AffineOut::Floats(floats_mut("out", out, dtype, count)?),
         (out, scale, zero) => AffineOut::Codes(per_tensor(scale, zero)?, slice_mut("out", out, count)?),
     };
-    run(py, threads, |executor| core::affine(x, px, given, (lo, hi), out, executor))
+    run(py, threads, |executor| core::affine(x, px, given, clamp(lo, hi), out, executor))
 }
 
 #[pyfunction]

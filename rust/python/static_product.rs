@@ -1,6 +1,6 @@
 //! Statically quantized products as Python calls them: each by itself, or one that is done again and again.
 
-use crate::arguments::{area, floats, floats_mut, slice, slice_mut, value_error};
+use crate::arguments::{area, clamp, floats, floats_mut, slice, slice_mut, value_error};
 use crate::packed::{float32, parse};
 use crate::threads::{self, run};
 use pyo3::prelude::*;
@@ -116,8 +116,8 @@ pub(crate) fn conv_static(
     addend: usize,
     addend_scale: usize,
     addend_zero: usize,
-    lo: f32,
-    hi: f32,
+    lo: Option<f32>,
+    hi: Option<f32>,
     out: usize,
     out_dtype: u8,
     out_scale: usize,
@@ -125,7 +125,7 @@ pub(crate) fn conv_static(
     threads: usize,
 ) -> PyResult<()> {
     let held = Held { x_scale, x_zero, bias, addend_scale, addend_zero, out_scale, out_zero };
-    let product = Product::new(sizes, (lo, hi), bias_dtype, out_dtype)?;
+    let product = Product::new(sizes, clamp(lo, hi), bias_dtype, out_dtype)?;
     product.run(py, (x, scales), (panels, panels_len), addend, held, out, threads)
 }
 
@@ -143,8 +143,8 @@ impl StaticProduct {
     #[new]
     fn new(
         sizes: Sizes,
-        lo: f32,
-        hi: f32,
+        lo: Option<f32>,
+        hi: Option<f32>,
         bias_dtype: u8,
         out_dtype: u8,
         held: [usize; 7],
@@ -152,7 +152,7 @@ impl StaticProduct {
     ) -> PyResult<Self> {
         let [x_scale, x_zero, bias, addend_scale, addend_zero, out_scale, out_zero] = held;
         let held = Held { x_scale, x_zero, bias, addend_scale, addend_zero, out_scale, out_zero };
-        Ok(Self { product: Product::new(sizes, (lo, hi), bias_dtype, out_dtype)?, held, _owners: owners })
+        Ok(Self { product: Product::new(sizes, clamp(lo, hi), bias_dtype, out_dtype)?, held, _owners: owners })
     }
 
     fn run(

@@ -34,8 +34,8 @@ def linear_canonical_static(
     addend: Tensor | None,
     addend_scale: Tensor | None,
     addend_zero: Tensor | None,
-    lo: float,
-    hi: float,
+    lo: float | None,
+    hi: float | None,
     out_scale: Tensor | None,
     out_zero: Tensor | None,
     dtype: torch.dtype | None,
@@ -61,7 +61,7 @@ def linear_canonical_static(
     if out_scale is not None and out_zero is not None:
         v = static_reference.to_codes(v / out_scale, lo, hi, out_scale, out_zero)
     else:
-        v = v.clamp(lo, hi).to(dtype)
+        v = v.clamp(*static_reference.ends(lo, hi)).to(dtype)
     return v.reshape(*x.shape[:-1], n)
 
 

@@ -14,7 +14,7 @@ _FEW = 4
 
 def linear_static(
     x: Tensor, x_scale: Tensor, x_zero: Tensor, panels: Tensor, bias: Tensor | None, n: int,
-    addend: Tensor | None, addend_scale: Tensor | None, addend_zero: Tensor | None, lo: float, hi: float,
+    addend: Tensor | None, addend_scale: Tensor | None, addend_zero: Tensor | None, lo: float | None, hi: float | None,
     out_scale: Tensor | None, out_zero: Tensor | None, dtype: torch.dtype | None,
 ) -> Tensor:  # fmt: skip
     """int8 codes `[..., k]` times a packed weight `[n, k]`: `[..., n]`, int8 under `out_scale` or floats of `dtype`."""
@@ -35,7 +35,7 @@ def conv_static(
     x: Tensor, x_scale: Tensor, x_zero: Tensor, panels: Tensor, bias: Tensor | None, out_channels: int,
     kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
     transposed: bool, output_padding: Sequence[int],
-    addend: Tensor | None, addend_scale: Tensor | None, addend_zero: Tensor | None, lo: float, hi: float,
+    addend: Tensor | None, addend_scale: Tensor | None, addend_zero: Tensor | None, lo: float | None, hi: float | None,
     out_scale: Tensor | None, out_zero: Tensor | None, dtype: torch.dtype | None,
 ) -> Tensor:  # fmt: skip
     """int8 codes `[N, C, H, W]` convolved with a packed weight, in channels-last memory.

@@ -36,7 +36,7 @@ def _empty_images(n: int, c: int, h: int, w: int) -> Tensor:
 
 def add_static(
     a: Tensor, a_scale: Tensor, a_zero: Tensor, b: Tensor, b_scale: Tensor, b_zero: Tensor,
-    lo: float, hi: float, out_scale: Tensor, out_zero: Tensor,
+    lo: float | None, hi: float | None, out_scale: Tensor, out_zero: Tensor,
 ) -> Tensor:  # fmt: skip
     """Sum of two tensors of codes of one shape, clamped to [lo, hi]: codes of the sum, in a's memory order."""
     if a.shape != b.shape:
@@ -49,7 +49,13 @@ def add_static(
 
 
 def requantize_static(
-    x: Tensor, scale: Tensor, zero: Tensor, lo: float, hi: float, out_scale: Tensor, out_zero: Tensor
+    x: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    lo: float | None,
+    hi: float | None,
+    out_scale: Tensor,
+    out_zero: Tensor,
 ) -> Tensor:
     """Codes of the same values, clamped to [lo, hi], under another scale and zero point."""
     x, out = _like(x, torch.int8)
@@ -177,7 +183,7 @@ def _channels(x: Tensor, channels: int, dim: int, argument: str) -> int:
 
 
 def affine_static(
-    x: Tensor, scale: Tensor, zero: Tensor, mul: Tensor, add: Tensor, lo: float, hi: float,
+    x: Tensor, scale: Tensor, zero: Tensor, mul: Tensor, add: Tensor, lo: float | None, hi: float | None,
     out_scale: Tensor | None, out_zero: Tensor | None, dtype: torch.dtype | None,
 ) -> Tensor:  # fmt: skip
     """`clamp(x * mul + add)` by channel (dimension 1) of codes: codes under `out_scale`, `out_zero`, else floats of `dtype`."""

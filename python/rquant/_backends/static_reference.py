@@ -101,8 +101,8 @@ def _epilogue(
     addend: Tensor | None,
     addend_scale: Tensor | None,
     addend_zero: Tensor | None,
-    lo: float,
-    hi: float,
+    lo: float | None,
+    hi: float | None,
     out_scale: Tensor | None,
     out_zero: Tensor | None,
     dtype: torch.dtype | None,
@@ -119,7 +119,7 @@ def _epilogue(
     bias = bias.reshape(-1, *[1] * (parts[0].sums.dim() - 2))
     if out_scale is None or out_zero is None:
         v = fma(_weighted(parts), x_scale, bias)
-        return _add(v, addend, addend_scale, addend_zero).clamp(lo, hi).to(dtype)
+        return _add(v, addend, addend_scale, addend_zero).clamp(*ends(lo, hi)).to(dtype)
     factor, bias = x_scale / out_scale, bias / out_scale
     if len(parts) == 1:
         v = fma(parts[0].sums, parts[0].scale * factor, bias)
@@ -129,9 +129,14 @@ def _epilogue(
     return to_codes(v, lo, hi, out_scale, out_zero)
 
 
-def to_codes(v: Tensor, lo: float, hi: float, scale: Tensor, zero: Tensor) -> Tensor:
+def ends(lo: float | None, hi: float | None) -> tuple[float, float]:
+    """Of a clamp; None is no end."""
+    return -math.inf if lo is None else lo, math.inf if hi is None else hi
+
+
+def to_codes(v: Tensor, lo: float | None, hi: float | None, scale: Tensor, zero: Tensor) -> Tensor:
     """Codes of values in their own steps: `clip(round_half_even(v) + zero, encode(lo), encode(hi))`; NaN is the lower end."""
-    least, most = (encode(v.new_full((), end), scale, zero).float() for end in (lo, hi))
+    least, most = (encode(v.new_full((), end), scale, zero).float() for end in ends(lo, hi))
     q = v.round() + zero
     return torch.where(q.isnan(), least, q).clamp(least, most).to(torch.int8)
 
@@ -241,7 +246,7 @@ def conv_fixed_static(
 
 def add_static(
     a: Tensor, a_scale: Tensor, a_zero: Tensor, b: Tensor, b_scale: Tensor, b_zero: Tensor,
-    lo: float, hi: float, out_scale: Tensor, out_zero: Tensor,
+    lo: float | None, hi: float | None, out_scale: Tensor, out_zero: Tensor,
 ) -> Tensor:  # fmt: skip
     """Sum of two tensors of codes of one shape, clamped to [lo, hi]: codes of the sum, in a's memory order.
 
@@ -252,7 +257,13 @@ def add_static(
 
 
 def requantize_static(
-    x: Tensor, scale: Tensor, zero: Tensor, lo: float, hi: float, out_scale: Tensor, out_zero: Tensor
+    x: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    lo: float | None,
+    hi: float | None,
+    out_scale: Tensor,
+    out_zero: Tensor,
 ) -> Tensor:
     """Codes of the same values, clamped to [lo, hi], under another scale and zero point: of `scale / out_scale * (x - zero)`
     in steps of the output."""
@@ -368,12 +379,12 @@ def layer_norm_static(
 
 
 def affine_static(
-    x: Tensor, scale: Tensor, zero: Tensor, mul: Tensor, add: Tensor, lo: float, hi: float,
+    x: Tensor, scale: Tensor, zero: Tensor, mul: Tensor, add: Tensor, lo: float | None, hi: float | None,
     out_scale: Tensor | None, out_zero: Tensor | None, dtype: torch.dtype | None,
 ) -> Tensor:  # fmt: skip
     """`clamp(x * mul + add)` by channel (dimension 1) of codes: a BatchNorm that stands alone."""
     shape = (-1, *[1] * (x.dim() - 2))
-    v = fma(decode(x, scale, zero), mul.reshape(shape), add.reshape(shape)).clamp(lo, hi)
+    v = fma(decode(x, scale, zero), mul.reshape(shape), add.reshape(shape)).clamp(*ends(lo, hi))
     return v.to(dtype) if out_scale is None else encode(v, out_scale, out_zero)  # type: ignore[arg-type]
 
 

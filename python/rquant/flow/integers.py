@@ -101,13 +101,16 @@ class Integers:
             return x
         scale, zero = _of(to)
         return Codes(
-            ops.requantize_static(x.codes, x.scale, x.zero, lo, hi, scale, zero), scale, zero, x.finite, to
+            ops.requantize_static(x.codes, x.scale, x.zero, *ops.ends(lo, hi), scale, zero),
+            scale, zero, x.finite, to,
         )  # fmt: skip
 
     def add(self, a: Codes, b: Codes, lo: float, hi: float, to: Place) -> Codes:
         """`clamp(a + b)`."""
         scale, zero = _of(to)
-        out = ops.add_static(a.codes, a.scale, a.zero, b.codes, b.scale, b.zero, lo, hi, scale, zero)
+        out = ops.add_static(
+            a.codes, a.scale, a.zero, b.codes, b.scale, b.zero, *ops.ends(lo, hi), scale, zero
+        )
         return Codes(out, scale, zero, _both(a.finite, b.finite), to)
 
     def join(self, parts: Sequence[Codes], dim: int, to: Place) -> Codes:

@@ -253,7 +253,7 @@ class _Conv(StaticInput, PackedWeight):
         finite = scale.isfinite()
         codes = codes.reshape(rows.shape).movedim(-1, 1)
         zero = torch.zeros(1, dtype=torch.int8, device=x.device)
-        rest = (None, None, float("-inf"), float("inf"), None, None, x.dtype)
+        rest = (None, None, None, None, None, None, x.dtype)
         out = self._convolve(codes, torch.where(finite, scale, 1.0), zero, None, rest)
         out = torch.where(finite.reshape(-1, *[1] * (out.dim() - 1)), out, torch.nan)
         out = out if channels_last(x) else out.contiguous()

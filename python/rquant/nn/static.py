@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._fake_quantize import fake_quantize_activations
+from .._static_ops import ends
 from ..flow import Activation, Codes, Floats, Integers, Place, QParams, recording
 from ..flow.value import Product, Value
 from . import storage
@@ -216,4 +217,4 @@ def epilogue(
 ) -> tuple[Any, ...]:
     """The last arguments of `linear_static` and `conv_static`."""
     added = (None, None, None) if addend is None else addend[:3]
-    return (*added, lo, hi, *(to or (None, None)), dtype if to is None else None)
+    return (*added, *ends(lo, hi), *(to or (None, None)), dtype if to is None else None)

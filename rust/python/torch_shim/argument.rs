@@ -1,6 +1,7 @@
 //! What a kernel is called with.
 
 use super::tensors::{Memory, Output, Tensor, Torch, View};
+use crate::arguments;
 use rquant::elementwise::PerTensor;
 use std::ffi::c_void;
 
@@ -80,7 +81,7 @@ impl<'a> Argument<'a> {
         self.of(Kind::Plain) as i64
     }
 
-    pub(super) fn float(self) -> f32 {
+    fn float(self) -> f32 {
         f64::from_bits(self.of(Kind::Plain)) as f32
     }
 
@@ -128,6 +129,11 @@ impl Arranged<'_> {
             Self::Copy(x) => x.view(),
         }
     }
+}
+
+/// The ends of a clamp; where one is not given there is none.
+pub(super) fn clamp(lo: Argument, hi: Argument) -> (f32, f32) {
+    arguments::clamp(lo.given().map(Argument::float), hi.given().map(Argument::float))
 }
 
 /// A scale and its zero point, of one element each.

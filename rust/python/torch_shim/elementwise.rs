@@ -1,6 +1,6 @@
 //! `rquant::add_static` and `requantize_static`: codes in any dense memory, and results that lie as they do.
 
-use super::argument::pair;
+use super::argument::{clamp, pair};
 use super::tensors::{Output, Torch};
 use super::{Argument, Kind, Op};
 use rquant::elementwise as core;
@@ -13,7 +13,7 @@ impl Op<10, 1> for Add {
     const PYTHON: &CStr = c"rquant::add_static_python";
     const KINDS: [Kind; 10] = {
         use Kind::*;
-        [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Plain, Plain, Tensor, Tensor]
+        [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Optional, Optional, Tensor, Tensor]
     };
 
     fn run<'a>(
@@ -23,7 +23,7 @@ impl Op<10, 1> for Add {
         let (x, y) = (a.dense()?, b.dense()?);
         y.lies_as(&x).then_some(())?;
         let (of_x, of_y, to) = (pair(a_scale, a_zero)?, pair(b_scale, b_zero)?, pair(out_scale, out_zero)?);
-        let (a, b, clamp) = (x.codes()?, y.codes()?, (lo.float(), hi.float()));
+        let (a, b, clamp) = (x.codes()?, y.codes()?, clamp(lo, hi));
         let mut out = torch.like(&x, x.dtype)?;
         let codes = out.codes()?;
         torch.run(|executor| core::add(a, of_x, b, of_y, clamp, to, codes, executor))?;
@@ -38,7 +38,7 @@ impl Op<7, 1> for Requantize {
     const PYTHON: &CStr = c"rquant::requantize_static_python";
     const KINDS: [Kind; 7] = {
         use Kind::*;
-        [Tensor, Tensor, Tensor, Plain, Plain, Tensor, Tensor]
+        [Tensor, Tensor, Tensor, Optional, Optional, Tensor, Tensor]
     };
 
     fn run<'a>(
@@ -46,7 +46,7 @@ impl Op<7, 1> for Requantize {
         [x, scale, zero, lo, hi, out_scale, out_zero]: [Argument<'a>; 7],
     ) -> Option<[Output<'a>; 1]> {
         let (x, of_x, to) = (x.dense()?, pair(scale, zero)?, pair(out_scale, out_zero)?);
-        let (given, clamp) = (x.codes()?, (lo.float(), hi.float()));
+        let (given, clamp) = (x.codes()?, clamp(lo, hi));
         let mut out = torch.like(&x, x.dtype)?;
         let codes = out.codes()?;
         torch.run(|executor| core::requantize(given, of_x, clamp, to, codes, executor))?;

@@ -1,6 +1,6 @@
 //! `rquant::linear_static` and `rquant::conv_static`.
 
-use super::argument::optional_pair;
+use super::argument::{clamp, optional_pair};
 use super::tensors::{MAX_DIM, Memory, Output, Torch, View};
 use super::{Argument, Kind, Op};
 use crate::packed::float32;
@@ -12,7 +12,7 @@ const FIRST: [Kind; 5] = [Kind::Tensor, Kind::Tensor, Kind::Tensor, Kind::Tensor
 /// `addend, addend_scale, addend_zero, lo, hi, out_scale, out_zero, dtype`.
 const LAST: [Kind; 8] = {
     use Kind::*;
-    [OptionalTensor, OptionalTensor, OptionalTensor, Plain, Plain, OptionalTensor, OptionalTensor, Optional]
+    [OptionalTensor, OptionalTensor, OptionalTensor, Optional, Optional, OptionalTensor, OptionalTensor, Optional]
 };
 
 pub(super) struct Linear;
@@ -119,7 +119,8 @@ fn product<'a>(
         (Some(q), Some(of)) if q.sizes == shape => Some(Codes { q: q.codes()?, scale: of.scale, zero: of.zero }),
         _ => return None,
     };
-    let epilogue = Epilogue { bias: bias.as_deref(), addend, lo: lo.float(), hi: hi.float() };
+    let (lo, hi) = clamp(lo, hi);
+    let epilogue = Epilogue { bias: bias.as_deref(), addend, lo, hi };
     let w = PackedRef::parse(panels.bytes()?).ok()?;
     (!shape.contains(&0)).then_some(())?;
     let encoding = optional_pair(out_scale, out_zero)?;
