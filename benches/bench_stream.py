@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 from machine import cpu_name
 
-from rquant.checkpoint import INDEX, index_text, shard_name
-from rquant.safetensors_header import Spec, layout
+from rquant.io.checkpoint import INDEX, index_text, shard_name
+from rquant.io.safetensors_header import Spec, layout
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 

@@ -13,8 +13,8 @@ from torch import nn
 
 import rquant
 from rquant import nn as rnn
-from rquant import safetensors_file, sharded
-from rquant.checkpoint import INDEX, SINGLE, parse_size
+from rquant.io import safetensors_file, sharded
+from rquant.io.checkpoint import INDEX, SINGLE, parse_size
 
 LIMIT = 2000  # bytes: four shards
 

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from . import _rquant
-from .checkpoint import parse_size
 from .completion import completed
-from .configuration import FORMAT, read_config, signed
+from .io.checkpoint import parse_size
+from .io.configuration import FORMAT, read_config, signed
+from .io.safetensors_file import DTYPES, Entry, Reader, dtype_name, write
+from .io.safetensors_header import PathLike
+from .io.sharded import split, write_set
 from .modelmap import Config, Source, describe, frozen_layers, is_persistent, join, named_tensors, rebuild
 from .nn import PackedWeight, storage
-from .safetensors_file import DTYPES, Entry, Reader, dtype_name, write
-from .safetensors_header import PathLike
-from .sharded import split, write_set
 
 LARGEST_IN_MAP = 64 * 1024
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..flow import Recorder, recording
+from ..io.safetensors_header import PathLike
 from ..nn import Unpacked
 from ..nn.static import StaticInput
 from ..observers.methods import Method
 from ..qtypes import qint8
-from ..safetensors_header import PathLike
 from .choice import Overrides
 from .report import CalibrationReport
 from .statistics import Passage, PlaceName, Spot, Statistics

@@ -10,12 +10,12 @@ import torch
 from torch import distributed, nn
 
 from .. import _rquant
+from ..io.safetensors_file import Entry, Reader, write
+from ..io.safetensors_header import PathLike
 from ..nn.static import StaticInput
 from ..observers import MovingAverage
 from ..observers.methods import Method
 from ..observers.observer import Range
-from ..safetensors_file import Entry, Reader, write
-from ..safetensors_header import PathLike
 from .choice import MethodChoice, Overrides, method_name
 from .tensor import TensorStatistics
 

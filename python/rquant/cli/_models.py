@@ -77,7 +77,7 @@ def models(loaded: Any, schemes: list[str]) -> dict[str, Any]:
 
 def show(outcome: Any, json_file: str | None) -> None:
     """The table, and JSON where it is wanted."""
-    from ..atomic import write_file
+    from ..io.atomic import write_file
 
     if json_file == "-":
         print(outcome.to_json(), end="")

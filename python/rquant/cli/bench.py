@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """0."""
     _models.check_outputs(args.json, args.plot)
     from .. import evaluate
-    from ..atomic import write_file
+    from ..io.atomic import write_file
     from ..viz import draw_bars, png, require_matplotlib
 
     if args.plot:

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """0."""
     _models.check_outputs(args.json, args.report)
     from .. import evaluate
-    from ..atomic import write_file
+    from ..io.atomic import write_file
     from ..viz import require_matplotlib
 
     if args.report:

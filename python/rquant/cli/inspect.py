@@ -5,8 +5,8 @@ import json
 import re
 from typing import Any
 
-from ..contents import Contents, PackedLayer, read_contents
-from ..safetensors_header import ITEMSIZE, Spec
+from ..io.contents import Contents, PackedLayer, read_contents
+from ..io.safetensors_header import ITEMSIZE, Spec
 from ..table import text_table
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import _rquant
-from ..atomic import write_file
+from ..io.atomic import write_file
 from .compiler import cache_folder
 from .driver import device_name
 

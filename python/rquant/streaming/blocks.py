@@ -10,7 +10,7 @@ import numpy as np
 from .. import _native
 from .._native import Array, NotFinite
 from ..casting import cast
-from ..safetensors_header import Spec
+from ..io.safetensors_header import Spec
 from ..scheme import HALF_QUADRATIC, Scheme
 
 BLOCK = 16 * 2**20  # bytes: much more than a call costs, much less than a tensor

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..io.safetensors_header import Spec
 from ..patterns import matches_name, outward
 from ..qtypes import ACTIVATIONS, QType, qtype_of
-from ..safetensors_header import Spec
 from ..scheme import OPTIMIZERS, Scheme
 
 FLOATS = ("F32", "F16", "BF16")

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..sync import sync
+from ..io.sync import sync
 
 CONFIG = "config.json"
 _WEIGHTS = {

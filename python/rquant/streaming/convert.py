@@ -11,11 +11,11 @@ import numpy as np
 
 from .. import _rquant
 from .._native import Array
-from ..checkpoint import INDEX, Checkpoint, index_text, open_checkpoint
-from ..configuration import signed
-from ..safetensors_header import PathLike, Spec, read
+from ..io.checkpoint import INDEX, Checkpoint, index_text, open_checkpoint
+from ..io.configuration import signed
+from ..io.safetensors_header import PathLike, Spec, read
+from ..io.sync import sync
 from ..scheme import Scheme
-from ..sync import sync
 from .blocks import BLOCK
 from .choice import Choice, Wish, choose, module_of
 from .companions import CONFIG, copy_companions, hf_config

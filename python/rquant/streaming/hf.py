@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..safetensors_header import Spec
+from ..io.safetensors_header import Spec
 from .choice import Choice, Wish, absent_heads, module_of
 
 

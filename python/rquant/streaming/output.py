@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .._native import Array
-from ..safetensors_header import Header, Spec, layout
-from ..sync import sync
+from ..io.safetensors_header import Header, Spec, layout
+from ..io.sync import sync
 
 _AT_ONCE = 256 * 2**20  # bytes written between two waits for the disk: what an interruption loses at most
 

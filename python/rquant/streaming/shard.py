@@ -8,8 +8,8 @@ import numpy as np
 
 from .. import _rquant
 from .._native import Array, NotFinite
+from ..io.safetensors_header import Header, Spec
 from ..qtypes import qbfloat16, qfloat16
-from ..safetensors_header import Header, Spec
 from .blocks import BLOCK, as_matrix, codes, scales
 from .choice import Choice
 from .output import Output

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..sync import sync
+from ..io.sync import sync
 
 try:
     import fcntl

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..scheme import Scheme
 from .checkpoint import Checkpoint, open_checkpoint
 from .configuration import read_config
 from .safetensors_header import PathLike, Spec
-from .scheme import Scheme
 
 _PARTS = ("weight_packed", "weight_scale", "weight_zero_point")
 

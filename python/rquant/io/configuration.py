@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import _rquant
+from .. import _rquant
 
 FORMAT = 1
 Config = dict[str, Any]
