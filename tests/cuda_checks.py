@@ -8,8 +8,9 @@ import itertools
 
 import torch
 
-from rquant import _native, _native_cuda
+from rquant import _native
 from rquant._backends import cpu, reference
+from rquant._native import cuda as native_cuda
 
 SHAPES = ((70, 320), (17, 132), (9, 97))
 ROWS = (3, 8, 14, 50)
@@ -52,7 +53,7 @@ def dequantize(kind, half):
         floats = reference.dequantize_canonical(*q, torch.float32)
         for dtype in (torch.float32, half):
             out, whole = guarded(tuple(floats.shape), dtype)
-            _native_cuda.dequantize(q, out)
+            native_cuda.dequantize(q, out)
             assert torch.equal(out, floats.to(dtype))
             intact(whole)
 
@@ -63,11 +64,11 @@ def float8(kind, half):
     for float_kind, dtype in itertools.product((43, 52), (torch.float32, half)):
         q = _native.QMatrix(codes, torch.rand(4, 1) + 0.5, None, 64, float_kind, -1)
         out, whole = guarded((4, 64), dtype)
-        _native_cuda.dequantize(q, out)
+        native_cuda.dequantize(q, out)
         want = reference.dequantize_canonical(*q, dtype)
         torch.testing.assert_close(out, want, rtol=0, atol=0, equal_nan=True)
         intact(whole)
-        _native_cuda.gather_rows(q, torch.tensor([3, 0, 1, 2]), out)
+        native_cuda.gather_rows(q, torch.tensor([3, 0, 1, 2]), out)
         torch.testing.assert_close(out, want[[3, 0, 1, 2]], rtol=0, atol=0, equal_nan=True)
 
 
@@ -75,14 +76,14 @@ def bitpack(kind, half):
     for q in weights(kind):
         codes = _native.unpack_codes(q)
         out, whole = guarded(tuple(codes.shape), torch.int8)
-        assert torch.equal(_native_cuda.unpack_codes(q, out), codes)
+        assert torch.equal(native_cuda.unpack_codes(q, out), codes)
         intact(whole)
         wild = torch.randint(-128, 128, codes.shape, dtype=torch.int8)  # out of range: their neighbours stay
         half_range = 2 ** (kind - 1)
         tame = ((wild.int() + half_range) % 2**kind - half_range).to(torch.int8)
         for some, want in ((codes, q.codes), (wild, _native.pack_codes(tame, kind))):
             out, whole = guarded(tuple(q.codes.shape), torch.uint8)
-            assert torch.equal(_native_cuda.pack_codes(some, kind, out), want)
+            assert torch.equal(native_cuda.pack_codes(some, kind, out), want)
             intact(whole)
 
 
@@ -97,7 +98,7 @@ def quantize_rows(kind, half):
             odd[-2:] = torch.tensor([0x7F800000, 0x7FC0000F], dtype=torch.int32).view(torch.float32)
             for given in (None, torch.rand(1) + 0.01, torch.rand(m) + 0.01, odd):
                 (codes, whole), (scale, more) = guarded((m, k), torch.int8), guarded((m,), torch.float32)
-                _native_cuda.quantize_rows(x.to(dtype), given, codes, scale)
+                native_cuda.quantize_rows(x.to(dtype), given, codes, scale)
                 want = reference.quantize_rows(x.to(dtype), given)
                 assert torch.equal(codes, want[0])
                 torch.testing.assert_close(scale, want[1].expand(m), rtol=0, atol=0, equal_nan=True)
@@ -112,7 +113,7 @@ def gather_rows(kind, half):
         inside = (ids >= 0) & (ids < n)
         for dtype, index in ((torch.float32, torch.int64), (half, torch.int32)):
             out, whole = guarded((2, 3, q.cols), dtype)
-            _native_cuda.gather_rows(q, ids.to(index), out)
+            native_cuda.gather_rows(q, ids.to(index), out)
             assert torch.equal(out[inside], reference.embedding_canonical(ids[inside], *q, dtype))
             assert out[~inside].isnan().all()
             intact(whole)
@@ -136,20 +137,20 @@ def linear(kind, half):
                 ways += [{"parts": torch.full((2, m, n), torch.nan)}] + [{"small": False}] * (m == 8)
             for way in ways:
                 out, whole = guarded((m, n), dtype)
-                _native_cuda.linear(x, q, bias, out, **way)
+                native_cuda.linear(x, q, bias, out, **way)
                 close(out, want, most[dtype])
                 intact(whole)
                 if q.cols == SHAPES[1][1]:
                     bad, again = x.clone(), torch.empty_like(out)
                     bad[1, -1] = torch.inf
-                    _native_cuda.linear(bad, q, bias, again, **way)
+                    native_cuda.linear(bad, q, bias, again, **way)
                     assert again[1].isnan().all()
                     assert torch.equal(again[2:], out[2:])
 
     q = of_long_k(kind)
     x = torch.randn(3, q.cols).to(half)
     out, whole = guarded((3, len(q.codes)), half)
-    _native_cuda.linear(x, q, None, out)
+    native_cuda.linear(x, q, None, out)
     close(out, x.double() @ reference.dequantize_canonical(*q, torch.float32).double().T, most[half])
     intact(whole)
 
@@ -161,7 +162,7 @@ def linear_old(kind, half):
         for m in (1, 8):
             x, bias = torch.randn(m, q.cols).to(half), torch.randn(len(floats)).to(half)
             out, whole = guarded((m, len(floats)), half)
-            _native_cuda.linear(x, q, bias, out)
+            native_cuda.linear(x, q, bias, out)
             close(out, x.double() @ floats.T + bias.double(), 5e-4 if half == torch.float16 else 4e-3)
             intact(whole)
 
@@ -174,21 +175,21 @@ def linear_int8(kind, half, rows=ROWS):
             x, bias = torch.randn(m, q.cols).to(half), torch.randn(n).to(half)
             codes, scale = reference.quantize_rows(x)
             out, whole = guarded((m, n), torch.float32)
-            _native_cuda.linear_int8(codes, scale, q, bias, out)
+            native_cuda.linear_int8(codes, scale, q, bias, out)
             want = cpu.linear_canonical(x.float(), *q[:3], bias, q.cols, kind, q.group_size, True)
             if m > 8 or q.group_size == -1:
                 assert torch.equal(out, want)
             close(out, want, 1e-6)
             intact(whole)
             each = torch.randn(m, n)
-            _native_cuda.linear_int8(codes, scale, q, each, out)
+            native_cuda.linear_int8(codes, scale, q, each, out)
             plain = cpu.linear_canonical(x.float(), *q[:3], None, q.cols, kind, q.group_size, True)
             close(out, plain + each, 1e-6)
             intact(whole)
     q = of_long_k(kind)
     x = torch.randn(3, q.cols)
     out, whole = guarded((3, len(q.codes)), torch.float32)
-    _native_cuda.linear_int8(*reference.quantize_rows(x), q, None, out)
+    native_cuda.linear_int8(*reference.quantize_rows(x), q, None, out)
     close(out, cpu.linear_canonical(x, *q[:3], None, q.cols, kind, q.group_size, True), 1e-6)
     intact(whole)
 
@@ -209,14 +210,14 @@ def outliers(kind, half):
             (flags, whole), (columns, more) = guarded((k,), torch.uint8), guarded((k,), torch.int32)
             flags.zero_()
             count, last = guarded((1,), torch.int32)
-            _native_cuda.find_outliers(x, threshold, flags, columns, count)
+            native_cuda.find_outliers(x, threshold, flags, columns, count)
             want = reference.outlier_columns(x, threshold)
             assert columns[: count.item()].tolist() == want
             assert flags.nonzero().flatten().tolist() == want
             for one in (whole, more, last):
                 intact(one)
             codes, scale = torch.empty(m, k, dtype=torch.int8), torch.empty(m)
-            _native_cuda.quantize_rows(x, None, codes, scale, flags)
+            native_cuda.quantize_rows(x, None, codes, scale, flags)
             rest = x.clone()
             rest[:, want] = torch.where(rest[:, want].isfinite(), 0, rest[:, want])
             known, of_rows = reference.quantize_rows(rest)
@@ -237,7 +238,7 @@ def outlier_products(kind, half):
                 weight = floats[:, chosen] if kept is None else kept
                 columns = listed if kept is None else listed[: len(chosen)].clone()
                 out, whole = guarded((m, n), torch.float32)
-                _native_cuda.outlier_products(x, columns, count.int(), kept, q, bias, out)
+                native_cuda.outlier_products(x, columns, count.int(), kept, q, bias, out)
                 close(out, x[:, chosen].double() @ weight.double().T + bias.double(), 1e-6)
                 intact(whole)
 

@@ -109,11 +109,12 @@ BEGIN = f"""
 import ctypes, itertools, os, sys
 import torch, rquant
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from rquant import _native, _native_cuda, _rquant
+from rquant import _native, _rquant
+from rquant._native import cuda as native_cuda
 from rquant._backends import cpu, cuda, reference
 torch.set_num_threads(1)
 torch.manual_seed(0)
-_native_cuda.place = lambda tensor: (0, 0)
+native_cuda.place = lambda tensor: (0, 0)
 assert cuda.ready()
 driver = ctypes.CDLL("libcuda.so.1")
 

@@ -12,8 +12,8 @@ import sys
 import cuda_checks
 import torch
 
-from rquant import _native_cuda
 from rquant._backends import cuda
+from rquant._native import cuda as native_cuda
 
 SECONDS = 60
 
@@ -34,7 +34,7 @@ def passes(folder, cache, order, op, bits, half, trace):
             driver = ctypes.CDLL(
                 f"{folder}/libcuda.so.1", mode=ctypes.RTLD_GLOBAL
             )  # found by its name from here on
-            _native_cuda.place = lambda tensor: (0, 0)
+            native_cuda.place = lambda tensor: (0, 0)
             assert cuda.ready()
             cuda_checks.CHECKS[op](int(bits), getattr(torch, half))
             numbers = (ctypes.c_uint64 * 4)()

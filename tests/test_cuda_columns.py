@@ -20,17 +20,17 @@ for (kind, group, symmetric), (n, k) in itertools.product(
     inside = (ids >= 0) & (ids < n)
     for dtype, index in itertools.product((torch.float32, torch.float16, torch.bfloat16), (torch.int64, torch.int32)):
         out = torch.zeros(3, 3, k, dtype=dtype)
-        _native_cuda.gather_rows(q, ids.to(index), out)
+        native_cuda.gather_rows(q, ids.to(index), out)
         want = reference.embedding_canonical(ids[inside], *q, dtype)
         assert torch.equal(out[inside], want) and out[~inside].isnan().all(), (kind, group, n, k, dtype)
 before = launches()
 rows = cuda.embedding_canonical(ids[inside], *q, torch.float16)
 assert launches() == before + 1 and torch.equal(rows, reference.embedding_canonical(ids[inside], *q, torch.float16))
-_native_cuda.gather_rows(q, torch.tensor([2**32 + 1, 2]), out := torch.zeros(2, k))
+native_cuda.gather_rows(q, torch.tensor([2**32 + 1, 2]), out := torch.zeros(2, k))
 assert out[0].isnan().all() and out[1].isfinite().all()
-_native_cuda.gather_rows(q, torch.empty(0, dtype=torch.int64), torch.empty(0, k))
+native_cuda.gather_rows(q, torch.empty(0, dtype=torch.int64), torch.empty(0, k))
 try:
-    _native_cuda.gather_rows(q, torch.ones(2), out)
+    native_cuda.gather_rows(q, torch.ones(2), out)
 except ValueError as error:
     assert "ids: expected int64 or int32, got torch.float32" in str(error)
 else:
@@ -54,17 +54,17 @@ for (m, k), dtype in itertools.product(((1, 40), (5, 700), (9, 1500)), (torch.fl
     x = x.to(dtype)
     for threshold in (6.0, 2.5, 1000.0, x[m - 1, 3].abs().item()):
         flags, columns, count = torch.zeros(k, dtype=torch.uint8), torch.full((k,), -1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
-        _native_cuda.find_outliers(x, threshold, flags, columns, count)
+        native_cuda.find_outliers(x, threshold, flags, columns, count)
         want = reference.outlier_columns(x, threshold)
         assert columns[: count.item()].tolist() == want and flags.nonzero().flatten().tolist() == want, (m, k, threshold)
         codes, scale = torch.empty(m, k, dtype=torch.int8), torch.empty(m)
-        _native_cuda.quantize_rows(x, None, codes, scale, flags)
+        native_cuda.quantize_rows(x, None, codes, scale, flags)
         rest = x.clone()
         rest[:, want] = torch.where(rest[:, want].isfinite(), 0, rest[:, want])
         known, of_rows = reference.quantize_rows(rest)
         assert torch.equal(codes, known) and torch.equal(scale.nan_to_num(-1), of_rows.nan_to_num(-1))
 try:
-    _native_cuda.find_outliers(x, 0.0, flags, columns, count)
+    native_cuda.find_outliers(x, 0.0, flags, columns, count)
 except ValueError as error:
     assert "threshold: expected a number above 0, got 0" in str(error)
 else:

@@ -76,26 +76,26 @@ def says(call, *words):
         raise AssertionError(words)
 
 # recording a graph (the emulator takes odd streams for that): nothing can be loaded, what is loaded can be launched
-_native_cuda.place = lambda tensor: (0, 0x1001)
+native_cuda.place = lambda tensor: (0, 0x1001)
 says(product, "linear_small_4_f16", "not loaded yet", "capturing a graph")
-_native_cuda.place = lambda tensor: (0, 0x1000)
+native_cuda.place = lambda tensor: (0, 0x1000)
 product()
-_native_cuda.place = lambda tensor: (0, 0x1001)
+native_cuda.place = lambda tensor: (0, 0x1001)
 product()
 assert state()[1] == 0x1001
-_native_cuda.place = lambda tensor: (0, 0)
+native_cuda.place = lambda tensor: (0, 0)
 says(lambda: _rquant.cuda_device(2), "cuDeviceGet", "101")
 out = torch.empty(3, 20).half()
-says(lambda: _native_cuda.linear(x[:, :32], q, None, out), "x: expected shape [m, 64], got (3, 32)")
-says(lambda: _native_cuda.linear(x, q, torch.zeros(19), out), "bias: expected 20 elements, got 19")
-says(lambda: _native_cuda.linear(x, q, None, out.float()), "out: expected torch.float16, got torch.float32")
-says(lambda: _native_cuda.linear(x.double(), q, None, out.double()), "x: expected float32, float16 or bfloat16")
-says(lambda: _native_cuda.linear(x, q._replace(scale=q.scale[:3]), None, out), "scale: expected 40 elements")
-says(lambda: _native_cuda.linear(x, q._replace(group_size=16), None, out), "expected 80 elements")
+says(lambda: native_cuda.linear(x[:, :32], q, None, out), "x: expected shape [m, 64], got (3, 32)")
+says(lambda: native_cuda.linear(x, q, torch.zeros(19), out), "bias: expected 20 elements, got 19")
+says(lambda: native_cuda.linear(x, q, None, out.float()), "out: expected torch.float16, got torch.float32")
+says(lambda: native_cuda.linear(x.double(), q, None, out.double()), "x: expected float32, float16 or bfloat16")
+says(lambda: native_cuda.linear(x, q._replace(scale=q.scale[:3]), None, out), "scale: expected 40 elements")
+says(lambda: native_cuda.linear(x, q._replace(group_size=16), None, out), "expected 80 elements")
 odd = _native.quantize(torch.randn(20, 64), 4, 16, False)
-says(lambda: _native_cuda.linear(x, odd, None, out), "group_size: expected a multiple of 32, or one group a row, got 16")
-says(lambda: _native_cuda.quantize_rows(x, torch.ones(2), *reference.quantize_rows(x)), "scale: expected 1 or 3 elements, got 2")
-says(lambda: _native_cuda.linear(torch.empty(193, dtype=torch.half)[1:].view(3, 64), q, None, out), "x: expected a multiple of 16")
+says(lambda: native_cuda.linear(x, odd, None, out), "group_size: expected a multiple of 32, or one group a row, got 16")
+says(lambda: native_cuda.quantize_rows(x, torch.ones(2), *reference.quantize_rows(x)), "scale: expected 1 or 3 elements, got 2")
+says(lambda: native_cuda.linear(torch.empty(193, dtype=torch.half)[1:].view(3, 64), q, None, out), "x: expected a multiple of 16")
 """,
         cuda_driver,
         cubins,
@@ -127,7 +127,7 @@ context = ctypes.c_void_p()
 assert driver.rquant_emulator_current() == -1
 want = product()
 assert driver.rquant_emulator_current() == -1
-_native_cuda.place = lambda tensor: (1, 0)
+native_cuda.place = lambda tensor: (1, 0)
 assert torch.equal(product(), want)
 driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)
 driver.cuCtxSetCurrent(context)
@@ -164,7 +164,7 @@ names = sorted(name.split(".")[0] for name in os.listdir(os.environ["RQUANT_CACH
 assert names == ["dequantize_4", "linear_simt_4"], names
 codes, scale = reference.quantize_rows(x)
 try:
-    _native_cuda.linear_int8(codes, scale, q, None, many)
+    native_cuda.linear_int8(codes, scale, q, None, many)
 except RuntimeError as error:
     assert "linear_int8_4 needs compute capability 8.0 or later, got sm_75" in str(error)
 else:

@@ -51,9 +51,9 @@ for m in (3, 12, 40):
     codes, scale = reference.quantize_rows(x)
     rows = [torch.empty(m, 20) for _ in range(m)]
     for i in range(m):
-        _native_cuda.linear_int8(codes, scale, q, bias[i].contiguous(), rows[i])
+        native_cuda.linear_int8(codes, scale, q, bias[i].contiguous(), rows[i])
     got = torch.empty(m, 20)
-    _native_cuda.linear_int8(codes, scale, q, bias, got)
+    native_cuda.linear_int8(codes, scale, q, bias, got)
     assert torch.equal(got, torch.stack([rows[i][i] for i in range(m)]))
 """,
         cuda_driver,
@@ -68,11 +68,11 @@ def product(m, n, k, form, dtype):
         q = q._replace(zero_point=torch.randn_like(q.scale).half() * 20)
     x, bias = torch.randn(m, k).to(dtype), torch.randn(n).to(dtype) if k % 2 else None
     out = torch.full((m, n), torch.nan, dtype=dtype)
-    _native_cuda.linear(x, q, bias, out)
+    native_cuda.linear(x, q, bias, out)
     want = x.double() @ reference.dequantize_canonical(*q, torch.float32).double().T
     want = want if bias is None else want + bias.double()
     assert off(out, want) < MOST[dtype], (m, n, k, form, off(out, want))
-    assert _native_cuda.count_parts(x, q) == 1 or dtype != torch.float32
+    assert native_cuda.count_parts(x, q) == 1 or dtype != torch.float32
 """
 
 
@@ -87,10 +87,10 @@ for m, (n, k), form in itertools.product((1, 3, 8), {SHAPES}, {FORMS}):
 product(2, 5, 1600, (2, 96, False), torch.float32)
 q, x = weight(20, 64, 4, 32, True), torch.randn(3, 64)
 out, want = torch.empty(3, 20), torch.empty(3, 20)
-_native_cuda.linear(x, q, None, want)
+native_cuda.linear(x, q, None, want)
 for bad in (torch.nan, torch.inf):
     x[1, 63] = bad
-    _native_cuda.linear(x, q, None, out)
+    native_cuda.linear(x, q, None, out)
     assert out[1].isnan().all() and torch.equal(out[::2], want[::2])
 """,
         cuda_driver,
@@ -127,13 +127,13 @@ for (kind, group, symmetric), m, count in itertools.product(
     q, x, bias = weight(n, k, kind, group, symmetric), torch.randn(m, k).half(), torch.randn(n).half()
     out, parts = torch.full((m, n), torch.nan).half(), torch.full((count, m, n), torch.nan)
     before = launches()
-    _native_cuda.linear(x, q, bias, out, parts=parts)
+    native_cuda.linear(x, q, bias, out, parts=parts)
     assert launches() == before + 2
     want = x.double() @ reference.dequantize_canonical(*q, torch.float32).double().T + bias.double()
     assert off(out, want) < 4e-4, (kind, group, m, count, off(out, want))
     print(out.view(torch.int16).tolist())
     x[0, 3] = torch.inf
-    _native_cuda.linear(x, q, bias, out, parts=parts)
+    native_cuda.linear(x, q, bias, out, parts=parts)
     assert out[0].isnan().all() and out[1:].isfinite().all()
 """
     )
@@ -147,7 +147,7 @@ def test_in_how_many_parts(cuda_driver, cubins):
         """
 def parts(m, n, k, dtype=torch.float16):
     q = _native.QMatrix(torch.empty(n, _rquant.row_bytes(k, 4), dtype=torch.uint8), torch.ones(n, 1), None, k, 4, -1)
-    return _native_cuda.count_parts(torch.empty(m, k, dtype=dtype), q)
+    return native_cuda.count_parts(torch.empty(m, k, dtype=dtype), q)
 
 assert parts(16, 4096, 4096) == 2 and parts(16, 1024, 4096) == 8 and parts(1, 256, 32768) == 8
 assert parts(16, 8448, 4096) == 1 and parts(1, 4096, 4096) == 1 and parts(16, 64, 128) == 1
@@ -159,7 +159,7 @@ assert launches() == before + 2
 q, x = _native.quantize(torch.randn(20, 64), 4, 32, True), torch.randn(3, 64)
 for parts in (torch.empty(2, 3, 20), torch.empty(0, 3, 20)):
     try:
-        _native_cuda.linear(x, q, None, torch.empty(3, 20), parts=parts)
+        native_cuda.linear(x, q, None, torch.empty(3, 20), parts=parts)
     except ValueError as error:
         assert "parts: expected 1, or memory for them and a kernel that shares k" in str(error)
     else:

@@ -16,7 +16,7 @@ for kind, dtype in ((43, torch.float8_e4m3fn), (52, torch.float8_e5m2)):
         q = _native.QMatrix(codes, torch.full((4, 1), scale), None, 64, kind, -1)
         for to in (torch.float32, torch.float16, torch.bfloat16):
             before = launches()
-            got = _native_cuda.dequantize(q, torch.empty(4, 64, dtype=to))
+            got = native_cuda.dequantize(q, torch.empty(4, 64, dtype=to))
             assert launches() == before + 1
             want = (codes.view(dtype).float() * scale).to(to)
             assert torch.equal(got.isnan(), want.isnan())
@@ -45,7 +45,7 @@ for kind, group in ((43, -1), (52, 32), (43, 7)):
         off = (got[::2].double() - want[::2]).norm() / want[::2].norm()
         assert off < most, (kind, dtype, off)
 try:
-    _native_cuda.linear(x, q, None, got)
+    native_cuda.linear(x, q, None, got)
 except ValueError as error:
     assert "bits: expected 8, 4 or 2, got 43" in str(error), error
 else:

@@ -52,9 +52,9 @@ for kind, (n, k) in itertools.product((8, 4, 2), ((3, 64), (5, 37), (1, 1))):
     half = 2 ** (kind - 1)
     codes = torch.randint(-half, half, (n, k), dtype=torch.int8)
     packed = _native.pack_codes(codes, kind)
-    assert torch.equal(_native_cuda.pack_codes(codes, kind, torch.empty_like(packed)), packed), (kind, n, k)
+    assert torch.equal(native_cuda.pack_codes(codes, kind, torch.empty_like(packed)), packed), (kind, n, k)
     q = _native.QMatrix(packed, None, None, k, kind, -1)
-    assert torch.equal(_native_cuda.unpack_codes(q, torch.empty_like(codes)), codes), (kind, n, k)
+    assert torch.equal(native_cuda.unpack_codes(q, torch.empty_like(codes)), codes), (kind, n, k)
 """,
         cuda_driver,
         cubins,

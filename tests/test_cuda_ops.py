@@ -215,7 +215,7 @@ from rquant.cuda import warmup
 assert warmup(made("int4")) == 0 and not launches()  # it is on the CPU
 models = [made("int4").to("far").half(), made("int8", "int8").to("far"), made("int4", "int8", outliers=[3]).to("far")]
 for model in models:
-    _native_cuda.place = lambda tensor: (0, 0x1001)  # the emulator takes odd streams for recording ones
+    native_cuda.place = lambda tensor: (0, 0x1001)  # the emulator takes odd streams for recording ones
     if model is models[0]:
         try:
             model(ids.to("far"))
@@ -223,18 +223,18 @@ for model in models:
             assert "capturing a graph: call rquant.cuda.warmup(model) before" in str(error), error
         else:
             raise AssertionError
-    _native_cuda.place = lambda tensor: (0, 0)
+    native_cuda.place = lambda tensor: (0, 0)
     before = launches()
     assert 0 < warmup(model) <= launches() - before + 4
     again = launches()
     warmup(model)
     assert launches() - again == again - before
-    _native_cuda.place = lambda tensor: (0, 0x1001)
+    native_cuda.place = lambda tensor: (0, 0x1001)
     for rows in (1, 9, 40, 150):
         model(torch.arange(10).repeat(15)[:rows].to("far"))
     assert state()[1] == 0x1001
 
-_native_cuda.place = lambda tensor: (0, 0)
+native_cuda.place = lambda tensor: (0, 0)
 static = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
 rquant.quantize(static, "int2", "int8")
 with rquant.Calibration():
@@ -243,7 +243,7 @@ rquant.freeze(static)
 static.to("far")
 before = launches()
 warmup(static)
-_native_cuda.place = lambda tensor: (0, 0x1001)
+native_cuda.place = lambda tensor: (0, 0x1001)
 for rows in (1, 9, 40):
     static(torch.randn(rows, 32).to("far")).cpu()
 assert launches() > before

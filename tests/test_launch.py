@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import rquant
-from rquant import _native_launch, _rquant
+from rquant import _rquant
+from rquant._native.launch import Launches
 
 X = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -187,7 +188,7 @@ def test_threads_at_the_same_time(pair):
 
 
 def test_memory_that_is_not_as_it_was():
-    launches = _native_launch.Launches((), torch.channels_last)
+    launches = Launches((), torch.channels_last)
     layer = calibrated(nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)).eval(), X)[1]
     scale, zero = layer.qparams("input")
     codes = torch.randint(-9, 9, (2, 8, 6, 6), dtype=torch.int8)

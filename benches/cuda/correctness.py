@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import torch
 from operands import Form, activations, error, floats_of, forms, product, weight
 
-from rquant import _native_cuda
 from rquant._backends import cuda, cuda_outliers, reference
 from rquant._native import QMatrix
+from rquant._native import cuda as native_cuda
 from rquant.cuda import routes
 
 Unit = tuple[str, Callable[[], dict]]
@@ -114,9 +114,9 @@ def bits(device: torch.device, form: Form, n: int, k: int) -> dict:
         got, want = routes.dequantize(q, dtype), reference.dequantize_canonical(*q, dtype)
         wrong += int((got != want).sum())
     if form.kind in routes.INTEGERS:
-        codes = _native_cuda.unpack_codes(q, torch.empty((n, k), dtype=torch.int8, device=device))
+        codes = native_cuda.unpack_codes(q, torch.empty((n, k), dtype=torch.int8, device=device))
         wrong += int((codes != reference.unpack_codes(q.codes, k, form.kind)).sum())
-        packed = _native_cuda.pack_codes(codes, form.kind, torch.empty_like(q.codes))
+        packed = native_cuda.pack_codes(codes, form.kind, torch.empty_like(q.codes))
         wrong += int((packed != q.codes).sum())
     return {"ok": not wrong, "wrong": wrong}
 
@@ -157,7 +157,7 @@ def embedding(device: torch.device, n: int, k: int) -> dict:
     want, wrong = reference.embedding_canonical(ids, *q, torch.float16), 0
     for got in (
         cuda.embedding_canonical(ids, *q, torch.float16),
-        _native_cuda.gather_rows(q, ids, torch.empty(3, 5, k, dtype=torch.float16, device=device)),
+        native_cuda.gather_rows(q, ids, torch.empty(3, 5, k, dtype=torch.float16, device=device)),
     ):
         wrong += int((got != want).sum())
     return {"ok": not wrong, "wrong": wrong}

@@ -6,9 +6,10 @@ import torch
 from book import Book
 from operands import error, floats_of, product
 
-from rquant import _native_cuda, cuda
+from rquant import cuda
 from rquant._backends import cuda_outliers
 from rquant._native import QMatrix
+from rquant._native import cuda as native_cuda
 from rquant.cuda import routes
 from rquant.cuda.tune import COLD_BYTES
 from rquant.cuda.tune.weights import random_activations, random_weights
@@ -107,7 +108,7 @@ def weight_only(device, timer, shape, bits, group, m) -> dict:
     n, k = shape
     weights = random_weights(n, k, bits, group, device, COLD_BYTES)
     x = random_activations(m, k, "float16", device)
-    index, _ = _native_cuda.place(x)
+    index, _ = native_cuda.place(x)
     route = cuda.table.of_device(index).route("float16", bits, group, n, k, m)
     off = _checked((routes.linear(route, x, q, None) for q in weights), x, weights[0])
     us = timer("linear", [lambda q=q: routes.linear(route, x, q, None) for q in weights])
@@ -139,7 +140,7 @@ def dequantize(device, timer, shape, bits) -> dict:
 def unpack(device, timer, shape, bits) -> dict:
     weights = random_weights(*shape, bits, -1, device, COLD_BYTES)
     out = torch.empty(shape, dtype=torch.int8, device=device)
-    us = timer("unpack", [lambda q=q: _native_cuda.unpack_codes(q, out) for q in weights])
+    us = timer("unpack", [lambda q=q: native_cuda.unpack_codes(q, out) for q in weights])
     return {"us": us, "bytes": weights[0].codes.nbytes + out.nbytes, "flop": 0}
 
 

@@ -7,8 +7,8 @@ Which route a product takes for how many rows is `cuda.table`'s to say.
 import torch
 from torch import Tensor
 
-from .. import _native_cuda
 from .._native import QMatrix
+from .._native import cuda as native
 from ..cuda import compiler, routes, table
 from ..cuda.driver import device_name, has_tensor_cores, ready
 from . import reference
@@ -31,7 +31,7 @@ def dequantize_canonical(
     """The float weight `[rows, cols]`."""
     check_devices(codes, scale, zero_point)
     q = QMatrix(codes, scale, zero_point, cols, kind, group_size)
-    if not _readable(q) or not _native_cuda.is_float(dtype) or not ready():
+    if not _readable(q) or not native.is_float(dtype) or not ready():
         if ready():
             tell("dequantize_canonical", *_unreadable(q, dtype))
         return reference.dequantize_canonical(*q, dtype)
@@ -40,7 +40,7 @@ def dequantize_canonical(
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """int8 codes `[m, k]` and float32 scale `[m]` of activations."""
-    if ready() and _native_cuda.is_float(x.dtype):
+    if ready() and native.is_float(x.dtype):
         return _quantize_rows(x, None)
     if ready():
         tell("quantize_rows", *_unknown(x.dtype))
@@ -48,7 +48,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _quantize_rows(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-    return routes.quantize_rows(_native_cuda.aligned(x), None if scale is None else scale.contiguous())
+    return routes.quantize_rows(native.aligned(x), None if scale is None else scale.contiguous())
 
 
 def linear_canonical(
@@ -68,21 +68,21 @@ def linear_canonical(
     if x.shape[-1] != in_features:
         raise ValueError(f"x: expected a last dimension of {in_features}, got shape {tuple(x.shape)}")
     q = QMatrix(codes, scale, zero_point, in_features, kind, group_size)
-    computed = in_features > 0 and ready() and _native_cuda.is_float(x.dtype)
+    computed = in_features > 0 and ready() and native.is_float(x.dtype)
     if not (computed and _readable(q) and _multiplied(q, x, integer)):
         if in_features > 0 and ready() and not (computed and _readable(q)):
             tell("linear_canonical", *_unreadable(q, x.dtype))
         return reference.linear_canonical(
             x, codes, scale, zero_point, bias, in_features, kind, group_size, integer, scale_of_x
         )
-    rows, q = _native_cuda.aligned(x.reshape(-1, in_features)), routes.plain(q)
+    rows, q = native.aligned(x.reshape(-1, in_features)), routes.plain(q)
     bias = None if bias is None else bias.contiguous()
     out = _integer(rows, q, bias, scale_of_x) if integer else _float(rows, q, bias)
     return out.reshape(*x.shape[:-1], codes.shape[0])
 
 
 def _float(rows: Tensor, q: QMatrix, bias: Tensor | None) -> Tensor:
-    index, _ = _native_cuda.place(rows)
+    index, _ = native.place(rows)
     route = "small" if _few(rows, q) else "dequantize"
     if rows.dtype != torch.float32 and routes.has_kernels(q, index):
         route = _route(index, str(rows.dtype).removeprefix("torch."), q, rows.shape[0])
@@ -101,7 +101,7 @@ def _integer(rows: Tensor, q: QMatrix, bias: Tensor | None, scale: Tensor | None
 
 def integer_route(codes: Tensor, q: QMatrix) -> str:
     """The way of int8 `[m, k]` and a weight of which `multiplies_integers`."""
-    index, _ = _native_cuda.place(codes)
+    index, _ = native.place(codes)
     if not has_tensor_cores(index):
         return "integer" if _few(codes, q) else "int_mm"
     return _route(index, "int8", q, codes.shape[0]) if routes.takes_int_mm(codes.shape[0], q) else "integer"
@@ -118,7 +118,7 @@ def _multiplied(q: QMatrix, x: Tensor, integer: bool) -> bool:
         return multiplies_integers("linear_canonical", q, x)
     if q.kind in _FLOAT8 or _few(x, q):
         return True  # of float8 only the storage is promised to be small
-    index, _ = _native_cuda.place(x)
+    index, _ = native.place(x)
     if not routes.has_kernels(q, index):
         tell("linear_canonical", *_without_kernel(q, index))
     elif x.dtype == torch.float32:
@@ -132,7 +132,7 @@ def _multiplied(q: QMatrix, x: Tensor, integer: bool) -> bool:
 
 def multiplies_integers(op: str, q: QMatrix, x: Tensor) -> bool:
     """Whether int8 rows of x's shape are multiplied by this weight exactly; says once why they are not."""
-    index, _ = _native_cuda.place(x)
+    index, _ = native.place(x)
     kernels = (routes.has_kernels(q, index) or _few(x, q)) and routes.sums_fit(q)
     fits = kernels or routes.takes_int_mm(x.numel() // q.cols, q)
     if not fits:
@@ -200,7 +200,7 @@ def embedding_canonical(
     """Rows `ids` of the dequantized weight, `[..., dim]`; of NaN for an id outside of the weight, which nobody waits to hear of."""
     check_devices(ids, codes, scale, zero_point)
     q = QMatrix(codes, scale, zero_point, dim, kind, group_size)
-    if _readable(q) and _native_cuda.is_float(dtype) and ids.dtype in (torch.int64, torch.int32) and ready():
+    if _readable(q) and native.is_float(dtype) and ids.dtype in (torch.int64, torch.int32) and ready():
         return routes.gather_rows(routes.plain(q), ids.contiguous(), dtype)
     flat = ids.reshape(-1)
     zero = None if zero_point is None else zero_point[flat]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .. import _native_cuda
 from .._native import QMatrix
+from .._native import cuda as native
 from ..cuda import routes
 from ..cuda.driver import ready
 from . import cuda, static_canonical, static_reference
@@ -50,7 +50,7 @@ def linear_canonical_static(
             x, x_scale, x_zero, codes, scale, zero_point, kind, group_size, bias, *epilogue
         )
     sums = _row_sums(q)
-    rows, q = _native_cuda.aligned(x.reshape(-1, k)), routes.plain(q)
+    rows, q = native.aligned(x.reshape(-1, k)), routes.plain(q)
     each = x_scale.float().reshape(-1).expand(rows.shape[0]).contiguous()
     v = routes.linear_int8(cuda.integer_route(rows, q), rows, each, q, None, torch.float32)
     v = v - (x_scale * x_zero).reshape(-1, 1) * sums

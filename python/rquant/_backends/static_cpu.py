@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _native_static, _rquant
-from .._native_static import Epilogue
+from .. import _rquant
+from .._native import static as native
+from .._native.static import Epilogue
 
 _FEW = 4
 """Channels of a picture, which are laid out anew and rounded in one."""
@@ -25,7 +26,7 @@ def linear_static(
     if addend is not None:
         addend = addend.expand_as(out).reshape(m, n).contiguous()
     epilogue = Epilogue(addend, addend_scale, addend_zero, lo, hi, out_scale, out_zero)
-    _native_static.conv(
+    native.conv(
         x.reshape(m, k).contiguous(), (x_scale, x_zero), sizes, panels, bias, epilogue, out.view(m, n)
     )
     return out
@@ -56,7 +57,7 @@ def conv_static(
     addend = None if addend is None else addend.contiguous(memory_format=last)
     epilogue = Epilogue(addend, addend_scale, addend_zero, lo, hi, out_scale, out_zero)
     x = x.contiguous(memory_format=last)
-    _native_static.conv(x, (x_scale, x_zero), sizes, panels, bias, epilogue, out)
+    native.conv(x, (x_scale, x_zero), sizes, panels, bias, epilogue, out)
     return out
 
 
@@ -78,7 +79,7 @@ def conv_fixed_static(
     shape = (batch, out_channels, *_rquant.conv_size(sizes))
     out = torch.empty(shape, dtype=torch.int8, memory_format=last)
     fixed = (bias, multiplier, shift, out_zero)
-    _native_static.conv_fixed(x.contiguous(memory_format=last), x_zero, sizes, panels, fixed, (lo, hi), out)
+    native.conv_fixed(x.contiguous(memory_format=last), x_zero, sizes, panels, fixed, (lo, hi), out)
     return out
 
 
@@ -93,7 +94,7 @@ def quantize_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Ten
         return codes.copy_(whole), finite
     if x.stride() != codes.stride():
         x = torch.empty_like(codes, dtype=x.dtype).copy_(x)
-    _native_static.quantize(x.permute(order), scale, zero, codes.permute(order), finite)
+    native.quantize(x.permute(order), scale, zero, codes.permute(order), finite)
     return codes, finite
 
 
@@ -104,7 +105,7 @@ def quantize_images_static(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tens
     if x.is_contiguous() and x.shape[1] <= _FEW:
         codes = torch.empty_like(x, dtype=torch.int8, memory_format=torch.channels_last)
         finite = torch.empty(x.shape[:1], dtype=torch.bool)
-        _native_static.quantize_images(x, scale, zero, codes, finite)
+        native.quantize_images(x, scale, zero, codes, finite)
         return codes, finite
     return quantize_static(x.contiguous(memory_format=torch.channels_last), scale, zero)
 
@@ -115,7 +116,7 @@ def dequantize_static(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.d
     if codes.stride() != out.stride():
         codes = torch.empty_like(out, dtype=torch.int8).copy_(codes)
     order = _memory_order(codes)
-    _native_static.dequantize(codes.permute(order), scale, zero, out.permute(order))
+    native.dequantize(codes.permute(order), scale, zero, out.permute(order))
     return out
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _native_elementwise as native
+from .._native import elementwise as native
 
 
 def _like(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

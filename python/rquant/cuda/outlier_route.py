@@ -5,17 +5,17 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .. import _native_cuda
 from .._native import QMatrix
+from .._native import cuda as native
 from . import routes
 from .driver import ready
 
 
 def lists_outliers(q: QMatrix, x: Tensor) -> bool:
     """Whether kernels take this weight and x."""
-    if not q.cols or not ready() or not _native_cuda.is_float(x.dtype):
+    if not q.cols or not ready() or not native.is_float(x.dtype):
         return False
-    return routes.has_kernels(q, _native_cuda.place(x)[0]) and routes.sums_fit(q)
+    return routes.has_kernels(q, native.place(x)[0]) and routes.sums_fit(q)
 
 
 def linear_outliers(
@@ -33,15 +33,15 @@ def linear_outliers(
     if columns is None:
         flags = torch.zeros(k, dtype=torch.uint8, device=x.device)
         listed, count = (x.new_empty(size, dtype=torch.int32) for size in (k, 1))
-        _native_cuda.find_outliers(x, threshold, flags, listed, count)
+        native.find_outliers(x, threshold, flags, listed, count)
     else:
         flags, listed, count = _fixed(columns, k, x.device)
     codes, scale = routes.quantize_rows(x, None, flags)
     kept = None if column_weight is None else column_weight.contiguous()
     added, out = x.new_empty((m, n), dtype=torch.float32), x.new_empty((m, n))
     bias = None if bias is None else bias.contiguous()
-    _native_cuda.outlier_products(x, listed, count, kept, q, bias, added)
-    _native_cuda.linear_int8(codes, scale, q, added, out)
+    native.outlier_products(x, listed, count, kept, q, bias, added)
+    native.linear_int8(codes, scale, q, added, out)
     return out
 
 

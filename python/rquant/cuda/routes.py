@@ -6,8 +6,8 @@ Tensors are contiguous, x and codes at multiples of 16 bytes; every product is a
 import torch
 from torch import Tensor
 
-from .. import _native_cuda
 from .._native import QMatrix
+from .._native import cuda as native
 from .driver import has_tensor_cores
 from .table import MOST_SMALL
 
@@ -23,7 +23,7 @@ def whole_rows(q: QMatrix) -> bool:
 def plain(q: QMatrix) -> QMatrix:
     """As kernels read it: its own tensors, unless they are views."""
     zero = None if q.zero_point is None else q.zero_point.contiguous()
-    return QMatrix(_native_cuda.aligned(q.codes), q.scale.contiguous(), zero, q.cols, q.kind, q.group_size)
+    return QMatrix(native.aligned(q.codes), q.scale.contiguous(), zero, q.cols, q.kind, q.group_size)
 
 
 def groups_fit(q: QMatrix) -> bool:
@@ -51,20 +51,20 @@ def linear(route: str, x: Tensor, q: QMatrix, bias: Tensor | None) -> Tensor:
         return _by_dequantizing(x, q, bias)
     out = x.new_empty((x.shape[0], q.codes.shape[0]))
     small = route == "small" and x.shape[0] <= MOST_SMALL
-    count = _native_cuda.count_parts(x, q, small)
+    count = native.count_parts(x, q, small)
     parts = x.new_empty((count, *out.shape), dtype=torch.float32) if count > 1 else None
-    _native_cuda.linear(x, q, bias, out, small, parts)
+    native.linear(x, q, bias, out, small, parts)
     return out
 
 
 def gather_rows(q: QMatrix, ids: Tensor, dtype: torch.dtype) -> Tensor:
     """Rows `ids` (int64 or int32, any shape) of the float weight, `[..., k]`; NaN for an id that is not of a row."""
-    return _native_cuda.gather_rows(q, ids, q.codes.new_empty((*ids.shape, q.cols), dtype=dtype))
+    return native.gather_rows(q, ids, q.codes.new_empty((*ids.shape, q.cols), dtype=dtype))
 
 
 def dequantize(q: QMatrix, dtype: torch.dtype) -> Tensor:
     """The float weight `[n, k]`, float32, float16 or bfloat16."""
-    return _native_cuda.dequantize(q, q.codes.new_empty((q.codes.shape[0], q.cols), dtype=dtype))
+    return native.dequantize(q, q.codes.new_empty((q.codes.shape[0], q.cols), dtype=dtype))
 
 
 def _by_dequantizing(x: Tensor, q: QMatrix, bias: Tensor | None) -> Tensor:
@@ -78,7 +78,7 @@ def quantize_rows(x: Tensor, scale: Tensor | None, skip: Tensor | None = None) -
     """int8 codes `[m, k]` and float32 scale `[m]` of activations; under given scales, 1 or `m`, if there are any. Columns
     that `skip`, uint8 `[k]`, flags count as 0."""
     codes, out = torch.empty_like(x, dtype=torch.int8), x.new_empty(x.shape[0], dtype=torch.float32)
-    _native_cuda.quantize_rows(x, scale, codes, out, skip)
+    native.quantize_rows(x, scale, codes, out, skip)
     return codes, out
 
 
@@ -97,12 +97,12 @@ def linear_int8(
     if route == "int_mm":
         return _by_int_mm(x, scale, q, bias, dtype)
     out = x.new_empty((x.shape[0], q.codes.shape[0]), dtype=dtype)
-    _native_cuda.linear_int8(x, scale, q, bias, out)
+    native.linear_int8(x, scale, q, bias, out)
     return out
 
 
 def _by_int_mm(x: Tensor, scale: Tensor, q: QMatrix, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    codes = _native_cuda.unpack_codes(q, q.codes.new_empty((q.codes.shape[0], q.cols), dtype=torch.int8))
+    codes = native.unpack_codes(q, q.codes.new_empty((q.codes.shape[0], q.cols), dtype=torch.int8))
     sums = torch._int_mm(x, codes.T)
     zero = q.zero_point
     if zero is not None and zero.dtype == torch.uint8:  # in integers, so that nothing cancels

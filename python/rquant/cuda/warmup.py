@@ -58,7 +58,7 @@ def _kind(layer: Any) -> object:
 
 def _rows(layer: Any) -> list[int]:
     """One number of rows for each kernel or route that this layer may take."""
-    from .. import _native_cuda
+    from .._native import cuda as native
 
     q = layer.canonical()
     arithmetic = (
@@ -66,7 +66,7 @@ def _rows(layer: Any) -> list[int]:
     )
     steps = ESTIMATED["float16"]
     if arithmetic in ROUTES:
-        found = of_device(_native_cuda.place(q.codes)[0])
+        found = of_device(native.place(q.codes)[0])
         steps = found.crossovers(arithmetic, q.kind, q.group_size, q.codes.shape[0], q.cols)
     ends = {0, *_TILES, *(most for most, _ in steps if most is not None)}
     return sorted(end + 1 for end in ends)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _autograd, _ops, _static_ops
-from .._native_launch import Launches, Sized, possible
+from .._native.launch import Launches, Sized, possible
 from ..flow import Activation, Codes, QParams
 from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
 from ..scheme import Optimizer, Scheme

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from .. import _native_observe
+from .._native import observe as native
 from ..qtypes import QType, qint8
 from .observer import Range, State
 from .values import largest_code, numbers, scalar, watch, widened
@@ -18,7 +18,7 @@ class MinMax:
 
     def update(self, x: Tensor) -> None:
         """O(n)."""
-        extent = watch(x, _native_observe.extent)
+        extent = watch(x, native.extent)
         if extent is not None:
             self.include(*extent)
 
@@ -60,7 +60,7 @@ class MovingAverage:
 
     def update(self, x: Tensor) -> None:
         """O(n). A batch without elements is none."""
-        extent = watch(x, _native_observe.extent)
+        extent = watch(x, native.extent)
         if extent is not None:
             self.include(*extent)
 

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _native_observe, _rquant
+from .. import _rquant
+from .._native import observe as native
 from ..qtypes import QType, qint8
 from .observer import Range, State
 from .values import largest_code, numbers, scalar, watch, widened
@@ -35,12 +36,12 @@ class Histogram:
 
     def count(self, x: Tensor) -> Range | None:
         """`update`, and the ends of x: None without elements."""
-        return watch(x, lambda row: _native_observe.update(self._native, row))
+        return watch(x, lambda row: native.update(self._native, row))
 
     @property
     def counts(self) -> Tensor:
         """int64 `[2 * bins]`: values in each bin but for zeros, the lowest first; bins at the ends may be beyond all values."""
-        return torch.from_numpy(_native_observe.counts(self._native, 2 * self.bins))
+        return torch.from_numpy(native.counts(self._native, 2 * self.bins))
 
     @property
     def edges(self) -> Tensor:
@@ -120,7 +121,7 @@ class Histogram:
         if counts.dtype != torch.int64 or tuple(counts.shape) != (2 * self.bins,):
             expected = f"int64 {(2 * self.bins,)}"
             raise ValueError(f"counts: expected {expected}, got {counts.dtype} {tuple(counts.shape)}")
-        self._native = _native_observe.restored(counts.cpu().contiguous().numpy(), int(zeros), lo, hi)
+        self._native = native.restored(counts.cpu().contiguous().numpy(), int(zeros), lo, hi)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_native": self.state_dict()}

@@ -54,13 +54,13 @@ def tune(
     """
     import torch
 
-    from ... import _native_cuda
+    from ..._native import cuda as native
     from ..timing import GraphTimer
 
     if not ready():
         raise RuntimeError("CUDA: nothing to tune: no driver, or no NVRTC to compile kernels with")
     device = torch.device("cuda", torch.cuda.current_device()) if device is None else torch.device(device)
-    index, _ = _native_cuda.place(torch.empty(0, device=device))
+    index, _ = native.place(torch.empty(0, device=device))
     timer = timer or GraphTimer()
     wanted = list(itertools.product(arithmetics, bits, group_sizes, shapes))
     current = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

@@ -4,15 +4,15 @@ import math
 
 import numpy as np
 
-from . import _native, _rquant
-from ._native import Array, NotFinite
-from ._threads import get_num_threads
+from .. import _rquant
+from .._threads import get_num_threads
+from .arrays import Array, NotFinite, address_of, dtype_code, typed
 
 Extent = tuple[float, float]
 
 
 def _row(x: Array) -> tuple[int, int, int]:
-    return _native._address(x, "x"), _native._code(x, "x"), math.prod(x.shape)
+    return address_of(x, "x"), dtype_code(x, "x"), math.prod(x.shape)
 
 
 def _seen(bad: int, lo: float, hi: float) -> Extent | None:
@@ -34,7 +34,7 @@ def update(histogram: _rquant.Histogram, x: Array) -> Extent | None:
 def counts(histogram: _rquant.Histogram, bins: int) -> np.ndarray:
     """The values in each of the bins, int64."""
     out: np.ndarray = np.empty(bins, np.int64)
-    histogram.counts(_native._address(out, "counts"), bins)
+    histogram.counts(address_of(out, "counts"), bins)
     return out
 
 
@@ -42,5 +42,5 @@ def restored(counts: np.ndarray, zeros: int, least: float, most: float) -> _rqua
     """The histogram that had these int64 counts. Raises ValueError for numbers that none has."""
     if zeros < 0 or (counts < 0).any():
         raise ValueError("counts: expected numbers of values, got negative ones")
-    at = _native._typed(counts, "counts", "int64")
+    at = typed(counts, "counts", "int64")
     return _rquant.Histogram.from_parts(at, len(counts), zeros, least, most)

@@ -6,8 +6,8 @@ Tensors are contiguous and on one device. Nothing waits for the device, and outp
 from functools import lru_cache
 from typing import Any
 
-from . import _rquant
-from ._native import QMatrix
+from .. import _rquant
+from .matrix import QMatrix
 
 Tensor = Any
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _rquant
+from .. import _rquant
 
 _CODES = {torch.float32: _rquant.FLOAT32, torch.float16: _rquant.FLOAT16, torch.bfloat16: _rquant.BFLOAT16}
 _MOST = 16

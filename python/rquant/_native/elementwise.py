@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _rquant
-from ._threads import get_num_threads
+from .. import _rquant
+from .._threads import get_num_threads
 
 _FLOATS = {
     torch.float32: _rquant.FLOAT32,
