@@ -15,8 +15,8 @@ from saved_model import IDS, Model, frozen, skeleton
 from torch import nn
 
 import rquant
-from rquant import modelmap
 from rquant.io import safetensors_file
+from rquant.serialize import modelmap
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 from ._backends.reference import scale_of
 from ._native import QMatrix
 from .io.safetensors_header import PathLike
-from .modelmap import Source, frozen_layers, join, read_packed, rebuild
 from .nn import Linear, PackedWeight, storage
-from .serialize import opened
+from .serialize.files import opened
+from .serialize.modelmap import Source, frozen_layers, join, read_packed, rebuild
 
 __all__ = ["ColwiseParallel", "RowwiseParallel", "load"]
 

@@ -6,8 +6,8 @@ Transformers makes non-persistent buffers anew while it loads, and so it would t
 
 from torch import Tensor, nn
 
-from ...modelmap import join
 from ...nn import PackedWeight, storage
+from ...serialize.modelmap import join
 
 
 def shield(layer: PackedWeight) -> None:

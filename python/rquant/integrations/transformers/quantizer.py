@@ -9,9 +9,9 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils import logging
 
 from ...model import freeze
-from ...modelmap import join
 from ...nn import PackedWeight, storage
 from ...nn.placing import place
+from ...serialize.modelmap import join
 from . import layers, skeleton, unclaimed
 from .config import METHOD, RQuantConfig
 from .containers import Pending

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from ...model import quantize
-from ...modelmap import Source, describe, join, replace_modules
 from ...nn import PackedWeight
 from ...nn.linear import is_conv1d
 from ...report import Report
+from ...serialize.modelmap import Source, describe, join, replace_modules
 from .config import RQuantConfig
 from .containers import Pending, put_back
 from .layers import shield

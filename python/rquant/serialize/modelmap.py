@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from ._native import NotFinite, ranges
-from .nn import Container, PackedWeight, Unpacked, storage
-from .nn.placing import place, take_hooks
-from .nn.registry import class_named, is_registered, registration_of
-from .scheme import Scheme
+from .._native import NotFinite, ranges
+from ..nn import Container, PackedWeight, Unpacked, storage
+from ..nn.placing import place, take_hooks
+from ..nn.registry import class_named, is_registered, registration_of
+from ..scheme import Scheme
 
 Config = dict[str, Any]
 

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
+from ..nn import PackedWeight
+from ..nn.linear import is_conv1d
+from ..nn.registry import registration_of, why_not
 from .modelmap import Config, Source, describe, is_persistent, join, named_tensors
-from .nn import PackedWeight
-from .nn.linear import is_conv1d
-from .nn.registry import registration_of, why_not
 
 
 def completed(config: Config, model: nn.Module, source: Source) -> Config:
