@@ -1,13 +1,12 @@
 """`rquant::linear` by the native kernel and by the Python kernel that it falls back to: nobody can tell them apart."""
 
-import os
 import re
-import subprocess
 import sys
 import threading
 
 import pytest
 import torch
+from processes import leaked, run
 from torch import nn
 
 import rquant
@@ -126,7 +125,7 @@ def test_vmap_and_subclasses(panels):
 
 
 LEAK = """
-import resource, torch
+import torch
 from rquant import _native, _ops
 panels = _native.pack(_native.quantize(torch.randn(20, 50), 8, -1, True))
 x, bias, scale = torch.randn(3, 50), torch.randn(20), torch.ones(3)
@@ -140,25 +139,12 @@ def calls(n):
         try: _ops.linear(x, panels, bias[:3], 50, 20, True)
         except (RuntimeError, ValueError): pass
         else: raise AssertionError
-
-calls(10_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-calls(100_000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-
-
-def run(script, **environment):
-    done = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_no_leak():
     # one handle of 8 bytes, in blocks of 32, of each call would be 3 MB
-    assert int(run(LEAK)) < 1024
+    assert leaked(LEAK, 10_000, 100_000) < 1024
 
 
 THREADS = """

@@ -1,12 +1,12 @@
 """Ops between floats and codes, sums and pools by the native kernels and by the Python ones that they fall back to."""
 
 import math
-import subprocess
 import sys
 from functools import partial
 
 import pytest
 import torch
+from processes import leaked, run
 from test_torch_shim_static import FLOATS, INF, OPS, OUT, A, B, both, codes, panels
 from torch import nn
 from torch.nn import functional
@@ -308,14 +308,11 @@ for threads, (name, (x, *rest)) in enumerate(USUAL.items(), 2):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_large_tensors_have_threads(request):
-    where = request.path.parent
-    done = subprocess.run([sys.executable, "-c", THREADS], cwd=where, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_large_tensors_have_threads():
+    run(THREADS)
 
 
 LEAK = """
-import resource
 from test_torch_shim_codes import OPS, USUAL, WRONG
 
 def calls(n):
@@ -327,17 +324,9 @@ def calls(n):
             try: op(*wrong)
             except RuntimeError: pass
             else: raise AssertionError
-
-calls(1_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-calls(10_000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_no_leak(request):
-    done = subprocess.run(
-        [sys.executable, "-c", LEAK], cwd=request.path.parent, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 1024  # a handle of 8 bytes, in blocks of 32, of each call would be 2.5 MB
+def test_no_leak():
+    # a handle of 8 bytes, in blocks of 32, of each call would be 2.5 MB
+    assert leaked(LEAK, 1_000, 10_000) < 1024
