@@ -13,6 +13,7 @@ from ..flow import Codes, QParams
 from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
 from ..scheme import Optimizer, Scheme
 from .packed_weight import PackedWeight, float_weight
+from .placing import apart
 from .registry import register_module
 from .static import LAUNCHES, StaticInput, channels_last, epilogue, plain
 from .storage import PANELS
@@ -54,10 +55,7 @@ class _Conv(StaticInput, PackedWeight):
         """
         layer = cls.wrap(conv, Scheme.resolve(weights, group_size, symmetric, optimizer), activations)
         layer.freeze()
-        if layer._parameters["bias"] is not None:
-            bias = layer._parameters["bias"]
-            layer._parameters["bias"] = nn.Parameter(bias.detach().clone(), bias.requires_grad)
-        return layer
+        return apart(layer)
 
     @classmethod
     def wrap(  # type: ignore[override]

@@ -15,6 +15,7 @@ from ..scheme import Optimizer, Scheme
 from . import storage
 from .outliers import Outliers, resolve_outliers
 from .packed_weight import PackedWeight, float_weight
+from .placing import apart
 from .registry import register_module
 from .static import LAUNCHES, StaticInput, epilogue, plain
 
@@ -89,9 +90,7 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         scheme = Scheme.resolve(weights, group_size, symmetric, optimizer)
         layer = cls.wrap(linear, scheme, activations, outliers)
         layer.freeze()
-        if layer.bias is not None:
-            layer.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
-        return layer
+        return apart(layer)
 
     @classmethod
     def wrap(  # type: ignore[override]

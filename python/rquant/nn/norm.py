@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from .. import _static_ops
 from ..flow import Codes, QParams
 from ..qtypes import QType, qint8
+from .placing import apart
 from .registry import register_module
 from .static import plain
 from .unpacked import Unpacked
@@ -24,11 +25,7 @@ class LayerNorm(Unpacked, nn.LayerNorm):
         """A module with copies of the parameters. Raises TypeError for another module."""
         if not isinstance(norm, nn.LayerNorm):
             raise TypeError(f"norm: expected nn.LayerNorm, got {type(norm).__name__}")
-        made = cls.wrap(norm, activations)
-        for name, parameter in made._parameters.items():
-            if parameter is not None:
-                made._parameters[name] = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
-        return made
+        return apart(cls.wrap(norm, activations))
 
     def forward(self, input: Tensor) -> Tensor:
         """As torch's; a calibrated one gives an `Activation`."""

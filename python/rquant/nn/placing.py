@@ -1,6 +1,10 @@
-"""Putting a quantized module where a float one was."""
+"""Putting a quantized module where a float one was, or beside it."""
+
+from typing import TypeVar
 
 from torch import nn
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def take_hooks(new: nn.Module, old: nn.Module) -> None:
@@ -22,4 +26,12 @@ def place(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
         return model
     parent, _, key = name.rpartition(".")
     setattr(model.get_submodule(parent), key, new)
+    return new
+
+
+def apart(new: Module) -> Module:
+    """`new` with copies of the Parameters that it shares with the float module, which stays as it is."""
+    for name, parameter in new._parameters.items():
+        if parameter is not None:
+            new._parameters[name] = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
     return new
