@@ -50,7 +50,7 @@ def weights(kind):
 
 def dequantize(kind, half):
     for q in weights(kind):
-        floats = reference.dequantize_canonical(*q, torch.float32)
+        floats = reference.dequantize_canonical(q, torch.float32)
         for dtype in (torch.float32, half):
             out, whole = guarded(tuple(floats.shape), dtype)
             native_cuda.dequantize(q, out)
@@ -65,7 +65,7 @@ def float8(kind, half):
         q = _native.QMatrix(codes, torch.rand(4, 1) + 0.5, None, 64, float_kind, -1)
         out, whole = guarded((4, 64), dtype)
         native_cuda.dequantize(q, out)
-        want = reference.dequantize_canonical(*q, dtype)
+        want = reference.dequantize_canonical(q, dtype)
         torch.testing.assert_close(out, want, rtol=0, atol=0, equal_nan=True)
         intact(whole)
         native_cuda.gather_rows(q, torch.tensor([3, 0, 1, 2]), out)
@@ -114,7 +114,7 @@ def gather_rows(kind, half):
         for dtype, index in ((torch.float32, torch.int64), (half, torch.int32)):
             out, whole = guarded((2, 3, q.cols), dtype)
             native_cuda.gather_rows(q, ids.to(index), out)
-            assert torch.equal(out[inside], reference.embedding_canonical(ids[inside], *q, dtype))
+            assert torch.equal(out[inside], reference.embedding_canonical(ids[inside], q, dtype))
             assert out[~inside].isnan().all()
             intact(whole)
 
@@ -127,7 +127,7 @@ def linear(kind, half):
     """Of few rows and of many, by each kernel that takes them, and with k in parts; a row with infinity is NaN."""
     most = {torch.float16: 5e-4, torch.bfloat16: 4e-3, torch.float32: 1e-6}
     for q in weights(kind):
-        floats = reference.dequantize_canonical(*q, torch.float32).double()
+        floats = reference.dequantize_canonical(q, torch.float32).double()
         n = len(floats)
         for m, dtype in [*((m, half) for m in ROWS), (3, torch.float32), (8, torch.float32)]:
             x, bias = torch.randn(m, q.cols).to(dtype), torch.randn(n).to(dtype)
@@ -151,14 +151,14 @@ def linear(kind, half):
     x = torch.randn(3, q.cols).to(half)
     out, whole = guarded((3, len(q.codes)), half)
     native_cuda.linear(x, q, None, out)
-    close(out, x.double() @ reference.dequantize_canonical(*q, torch.float32).double().T, most[half])
+    close(out, x.double() @ reference.dequantize_canonical(q, torch.float32).double().T, most[half])
     intact(whole)
 
 
 def linear_old(kind, half):
     """Without tensor cores."""
     for q in weights(kind):
-        floats = reference.dequantize_canonical(*q, torch.float32).double()
+        floats = reference.dequantize_canonical(q, torch.float32).double()
         for m in (1, 8):
             x, bias = torch.randn(m, q.cols).to(half), torch.randn(len(floats)).to(half)
             out, whole = guarded((m, len(floats)), half)
@@ -176,21 +176,21 @@ def linear_int8(kind, half, rows=ROWS):
             codes, scale = reference.quantize_rows(x)
             out, whole = guarded((m, n), torch.float32)
             native_cuda.linear_int8(codes, scale, q, bias, out)
-            want = cpu.linear_canonical(x.float(), *q[:3], bias, q.cols, kind, q.group_size, True)
+            want = cpu.linear_canonical(x.float(), q, bias, True)
             if m > 8 or q.group_size == -1:
                 assert torch.equal(out, want)
             close(out, want, 1e-6)
             intact(whole)
             each = torch.randn(m, n)
             native_cuda.linear_int8(codes, scale, q, each, out)
-            plain = cpu.linear_canonical(x.float(), *q[:3], None, q.cols, kind, q.group_size, True)
+            plain = cpu.linear_canonical(x.float(), q, None, True)
             close(out, plain + each, 1e-6)
             intact(whole)
     q = of_long_k(kind)
     x = torch.randn(3, q.cols)
     out, whole = guarded((3, len(q.codes)), torch.float32)
     native_cuda.linear_int8(*reference.quantize_rows(x), q, None, out)
-    close(out, cpu.linear_canonical(x, *q[:3], None, q.cols, kind, q.group_size, True), 1e-6)
+    close(out, cpu.linear_canonical(x, q, None, True), 1e-6)
     intact(whole)
 
 
@@ -227,7 +227,7 @@ def outliers(kind, half):
 
 def outlier_products(kind, half):
     for q in weights(kind):
-        floats = reference.dequantize_canonical(*q, torch.float32)
+        floats = reference.dequantize_canonical(q, torch.float32)
         n = len(floats)
         chosen = sorted({0, 1, 33, q.cols - 1, *range(40, 40 + n // 3)})
         listed = torch.full((q.cols,), 2**30, dtype=torch.int32)

@@ -3,12 +3,13 @@
 For scripts after `cuda_emulator.BEGIN`: whole models go `.to("far")` and run the kernels, as they would `.to("cuda")`.
 """
 
+from functools import partial
+
 import far_device
 import torch
 from torch.utils._pytree import tree_map_only
 
 from rquant import _static_ops  # noqa: F401 (registers ops)
-from rquant._backends import cuda, cuda_outliers, cuda_static
 
 
 def names():
@@ -17,11 +18,10 @@ def names():
     return sorted(n for n in every if torch._C._dispatch_has_kernel_for_dispatch_key(n, "CUDA"))
 
 
-def kernel_of(name):
-    """The Python function that is the op's CUDA kernel."""
-    bare = name.removeprefix("rquant::")
-    where = cuda_outliers if "outliers" in bare else cuda_static if bare.endswith("_static") else cuda
-    return getattr(where, bare)
+def kernel_of(name, device="CUDA"):
+    """The op's kernel for a kind of device, called with tensors wherever they are; "XPU" has the reference."""
+    op = getattr(torch.ops.rquant, name.removeprefix("rquant::")).default
+    return partial(op.redispatch, torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, device)))
 
 
 def install():

@@ -21,11 +21,11 @@ for (kind, group, symmetric), (n, k) in itertools.product(
     for dtype, index in itertools.product((torch.float32, torch.float16, torch.bfloat16), (torch.int64, torch.int32)):
         out = torch.zeros(3, 3, k, dtype=dtype)
         native_cuda.gather_rows(q, ids.to(index), out)
-        want = reference.embedding_canonical(ids[inside], *q, dtype)
+        want = reference.embedding_canonical(ids[inside], q, dtype)
         assert torch.equal(out[inside], want) and out[~inside].isnan().all(), (kind, group, n, k, dtype)
 before = launches()
-rows = cuda.embedding_canonical(ids[inside], *q, torch.float16)
-assert launches() == before + 1 and torch.equal(rows, reference.embedding_canonical(ids[inside], *q, torch.float16))
+rows = cuda.embedding_canonical(ids[inside], q, torch.float16)
+assert launches() == before + 1 and torch.equal(rows, reference.embedding_canonical(ids[inside], q, torch.float16))
 native_cuda.gather_rows(q, torch.tensor([2**32 + 1, 2]), out := torch.zeros(2, k))
 assert out[0].isnan().all() and out[1].isfinite().all()
 native_cuda.gather_rows(q, torch.empty(0, dtype=torch.int64), torch.empty(0, k))
@@ -82,7 +82,7 @@ def test_outliers_beside_int8_are_the_cpu_s_bits(cuda_driver, cubins):
 from rquant._backends import cuda_outliers
 def product(x, q, bias, threshold, chosen, kept):
     before = launches()
-    out = cuda_outliers.linear_outliers_canonical(x, *q[:3], bias, *q[3:], threshold, chosen, kept)
+    out = cuda_outliers.linear_outliers_canonical(x, q, bias, threshold, chosen, kept)
     assert launches() == before + (3 if threshold is None else 5)
     return out
 
@@ -97,7 +97,7 @@ for m, (n, k), (kind, group, symmetric) in itertools.product(
     for threshold, chosen, kept in ((15.0, None, None), (500.0, None, None), (None, [3, 17, 90], None), (None, [0, 5], torch.randn(n, 2))):
         for dtype in (torch.float32, torch.float16):
             got = product(x.to(dtype), q, bias, threshold, chosen, kept)
-            want = cpu.linear_outliers_canonical(x.to(dtype), *q[:3], bias, k, kind, group, threshold, chosen, kept)
+            want = cpu.linear_outliers_canonical(x.to(dtype), q, bias, threshold, chosen, kept)
             assert torch.equal(got.isnan(), want.isnan())
             if group == -1 or m > 8:
                 assert torch.equal(got.nan_to_num(0), want.nan_to_num(0)), (m, n, k, kind, threshold, chosen, dtype)

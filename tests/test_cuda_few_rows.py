@@ -19,10 +19,10 @@ def check(m, n, k, form, dtype):
         q = q._replace(zero_point=torch.randn_like(q.scale).half() * 20)
     x, bias = torch.randn(m, k).to(dtype), torch.randn(n).to(dtype) if k % 2 else None
     before = launches()
-    got = cuda.linear_canonical(x, *q[:3], bias, k, *form[:2], True)
+    got = cuda.linear_canonical(x, q, bias, True)
     assert launches() == before + 2
     wide = x.float()
-    want = cpu.linear_canonical(wide, *q[:3], bias, k, *form[:2], True)
+    want = cpu.linear_canonical(wide, q, bias, True)
     if form[1] in (-1, k):
         assert torch.equal(got, want.to(dtype)), (m, n, k, form, dtype)
     else:
@@ -69,7 +69,7 @@ def product(m, n, k, form, dtype):
     x, bias = torch.randn(m, k).to(dtype), torch.randn(n).to(dtype) if k % 2 else None
     out = torch.full((m, n), torch.nan, dtype=dtype)
     native_cuda.linear(x, q, bias, out)
-    want = x.double() @ reference.dequantize_canonical(*q, torch.float32).double().T
+    want = x.double() @ reference.dequantize_canonical(q, torch.float32).double().T
     want = want if bias is None else want + bias.double()
     assert off(out, want) < MOST[dtype], (m, n, k, form, off(out, want))
     assert native_cuda.count_parts(x, q) == 1 or dtype != torch.float32
@@ -129,7 +129,7 @@ for (kind, group, symmetric), m, count in itertools.product(
     before = launches()
     native_cuda.linear(x, q, bias, out, parts=parts)
     assert launches() == before + 2
-    want = x.double() @ reference.dequantize_canonical(*q, torch.float32).double().T + bias.double()
+    want = x.double() @ reference.dequantize_canonical(q, torch.float32).double().T + bias.double()
     assert off(out, want) < 4e-4, (kind, group, m, count, off(out, want))
     print(out.view(torch.int16).tolist())
     x[0, 3] = torch.inf
@@ -154,7 +154,7 @@ assert parts(16, 8448, 4096) == 1 and parts(1, 4096, 4096) == 1 and parts(16, 64
 assert parts(1, 64, 32768, torch.float32) == 1
 q, x = _native.quantize(torch.randn(20, 2048), 4, 32, True), torch.randn(12, 2048).half()
 before = launches()
-cuda.linear_canonical(x, *q[:3], None, *q[3:], False)
+cuda.linear_canonical(x, q, None, False)
 assert launches() == before + 2
 q, x = _native.quantize(torch.randn(20, 64), 4, 32, True), torch.randn(3, 64)
 for parts in (torch.empty(2, 3, 20), torch.empty(0, 3, 20)):

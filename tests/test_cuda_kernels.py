@@ -36,9 +36,9 @@ for (kind, group, symmetric), (n, k) in itertools.product(
         for q in (q, fraction, q._replace(scale=q.scale.float())):
             for dtype in (torch.float32, torch.float16, torch.bfloat16):
                 before = launches()
-                got = cuda.dequantize_canonical(*q, dtype)
+                got = cuda.dequantize_canonical(q, dtype)
                 assert launches() == before + 1
-                assert torch.equal(got, reference.dequantize_canonical(*q, dtype)), (kind, group, n, k, dtype)
+                assert torch.equal(got, reference.dequantize_canonical(q, dtype)), (kind, group, n, k, dtype)
 """,
         cuda_driver,
         cubins,
@@ -98,9 +98,9 @@ for m, (n, k), form in itertools.product({rows}, {SHAPES}, {forms}):
         q = q._replace(zero_point=torch.randn_like(q.scale).half())
     x, bias = torch.randn(m, k).to(dtype), torch.randn(n).to(dtype) if k % 2 else None
     before = launches()
-    got = cuda.linear_canonical(x, *q[:3], bias, k, *form[:2], False)
+    got = cuda.linear_canonical(x, q, bias, False)
     assert launches() - before in (1, 2)  # of a long k in parts, their sum
-    want = x.double() @ reference.dequantize_canonical(*q, torch.float32).double().T
+    want = x.double() @ reference.dequantize_canonical(q, torch.float32).double().T
     want = want if bias is None else want + bias.double()
     assert off(got, want) < MOST[dtype], (m, n, k, form, off(got, want))
 assert state()[2] and not state()[3], "bank conflicts"
@@ -122,9 +122,9 @@ for m, (n, k), form in itertools.product({rows}, {SHAPES}, {FORMS}):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         x, bias = torch.randn(m, k).to(dtype), torch.randn(n).to(dtype) if k % 2 else None
         before = launches()
-        got = cuda.linear_canonical(x, *q[:3], bias, k, *form[:2], True)
+        got = cuda.linear_canonical(x, q, bias, True)
         assert launches() == before + 2
-        assert torch.equal(got, cpu.linear_canonical(x, *q[:3], bias, k, *form[:2], True)), (m, n, k, form, dtype)
+        assert torch.equal(got, cpu.linear_canonical(x, q, bias, True)), (m, n, k, form, dtype)
 assert state()[2] and not state()[3], "bank conflicts"
 """,
         cuda_driver,
@@ -143,8 +143,9 @@ for kind, integer in itertools.product((8, 4, 2), (False, True)):
         q.codes[1] = 255
         for zero in (None, torch.tensor([[2**kind - 1], [0], [0]], dtype=torch.uint8)):
             x = torch.full((m, k), 127.0).to(torch.bfloat16 if kind == 4 else torch.float16) / (1 if integer else 127)
-            got = cuda.linear_canonical(x.float() if integer else x, q.codes, q.scale, zero, None, k, kind, -1, integer)
-            want = reference.linear_canonical(x.float(), q.codes, q.scale, zero, None, k, kind, -1, integer)
+            moved = q._replace(zero_point=zero)
+            got = cuda.linear_canonical(x.float() if integer else x, moved, None, integer)
+            want = reference.linear_canonical(x.float(), moved, None, integer)
             assert torch.equal(got.float(), want.to(got.dtype).float()), (kind, integer, m, got, want)
 """,
         cuda_driver,
@@ -159,9 +160,9 @@ def test_rows_with_nan_or_infinity_are_nan_and_no_others(cuda_driver, cubins):
 for m, integer, bad in itertools.product((3, 12, 40, 130), (False, True), (torch.nan, torch.inf, -torch.inf)):
     q = weight(20, 64, 4, 32, True)
     x = torch.randn(m, 64).half()
-    want = cuda.linear_canonical(x, *q[:3], None, 64, 4, 32, integer)
+    want = cuda.linear_canonical(x, q, None, integer)
     x[1, 63] = bad
-    got = cuda.linear_canonical(x, *q[:3], None, 64, 4, 32, integer)
+    got = cuda.linear_canonical(x, q, None, integer)
     assert got[1].isnan().all()
     rest = torch.arange(m) != 1
     assert torch.equal(got[rest], want[rest])
@@ -179,7 +180,7 @@ def test_the_order_of_threads_changes_nothing(cuda_driver, cubins):
 for (kind, group, symmetric), m in itertools.product(((8, -1, True), (4, 64, False), (2, 32, False)), (5, 14, 40)):
     q, x = weight(40, 300, kind, group, symmetric), torch.randn(m, 300).half()
     for integer in (False, True):
-        print(cuda.linear_canonical(x, *q[:3], None, 300, kind, group, integer).view(torch.int16).tolist())
+        print(cuda.linear_canonical(x, q, None, integer).view(torch.int16).tolist())
 """
     )
     outputs = {
@@ -196,9 +197,9 @@ def test_what_has_no_kernel_goes_to_torch(cuda_driver, cubins):
 import warnings; warnings.simplefilter("ignore")
 def product(q, x, integer, launched):
     before = launches()
-    got = cuda.linear_canonical(x, *q[:3], None, *q[3:], integer)
+    got = cuda.linear_canonical(x, q, None, integer)
     assert launches() == before + launched, (q[3:], x.dtype, integer, launches() - before)
-    want = reference.linear_canonical(x.double(), *q[:3], None, *q[3:], integer)
+    want = reference.linear_canonical(x.double(), q, None, integer)
     assert off(got, want) < 3 * MOST.get(x.dtype, 1e-6)
 
 odd = weight(20, 64, 4, 20, False)
@@ -211,7 +212,7 @@ product(weight(20, 64, 43, -1, True), torch.randn(3, 64).half(), False, 1)
 view = torch.empty(20 * 32 + 3, dtype=torch.uint8)[3:].view(20, 32)  # not at a multiple of 16
 q = weight(20, 64, 4, 32, False)
 product(q._replace(codes=view.copy_(q.codes)), torch.randn(3, 65).half()[:, 1:], False, 1)
-assert cuda.linear_canonical(torch.randn(2, 0, 64).half(), *q[:3], None, *q[3:], False).shape == (2, 0, 20)
+assert cuda.linear_canonical(torch.randn(2, 0, 64).half(), q, None, False).shape == (2, 0, 20)
 """,
         cuda_driver,
         cubins,

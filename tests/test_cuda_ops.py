@@ -61,11 +61,9 @@ import warnings; warnings.simplefilter("ignore")
 import cuda_pose, test_ops
 import test_static_ops
 from rquant import optimize
-from rquant._backends import static_canonical
 from torch.library import opcheck
 
 pose = torch.library.Library("rquant", "IMPL")
-oracle = lambda name: getattr(static_canonical if name.endswith("_static") else reference, name)
 names = {name.removeprefix("rquant::") for name in cuda_pose.names()}
 for name in names:
     pose.impl(name, cuda_pose.kernel_of(name), "CPU", allow_override=True)
@@ -75,7 +73,7 @@ for scheme in ((8, -1, True, "minmax"), (4, 32, False, "minmax"), (2, 7, False, 
         if name in names:
             op = getattr(torch.ops.rquant, name).default
             opcheck(op, arguments, test_utils=test_ops.CHECKS)
-            got, want = op(*arguments), oracle(name)(*arguments)
+            got, want = op(*arguments), cuda_pose.kernel_of(name, "XPU")(*arguments)
             # of codes by another order of roundings
             atol = 1 if name.endswith("_static") and got.dtype == torch.int8 else 1e-5
             torch.testing.assert_close(got, want, rtol=1e-5, atol=atol)
@@ -267,7 +265,7 @@ def said(call):
 
 def product(q, dtype=torch.half, integer=False, rows=3):
     x = torch.randn(rows, 64).to(dtype)
-    return said(lambda: cuda.linear_canonical(x, *q[:3], None, *q[3:], integer))
+    return said(lambda: cuda.linear_canonical(x, q, None, integer))
 
 def one(messages, *words):
     assert len(messages) == 1 and all(word in messages[0] for word in words), messages
@@ -279,7 +277,7 @@ one(product(plain, torch.float, rows=9), "rquant::linear_canonical", "x is float
 one(product(odd), "groups of a multiple of 32, and the weight has 20", "group_size 32, 64 or 128")
 assert not product(odd) and not product(plain, torch.float, rows=9)
 one(product(plain, torch.double), "torch.float64", "model.half()")
-one(said(lambda: cuda.dequantize_canonical(*plain, torch.double)), "rquant::dequantize_canonical", "torch.float64")
+one(said(lambda: cuda.dequantize_canonical(plain, torch.double)), "rquant::dequantize_canonical", "torch.float64")
 
 class There(torch.Tensor):
     device = torch.device("cuda", 1)
@@ -299,7 +297,7 @@ try:
 except ValueError as error:
     assert "expected a tensor on cpu" in str(error) and "got cuda:1" in str(error), error
 try:
-    cuda.linear_canonical(x.reshape(1, 2), *plain[:3], None, *plain[3:], False)
+    cuda.linear_canonical(x.reshape(1, 2), plain, None, False)
 except ValueError as error:
     assert str(error) == "x: expected a tensor on cpu, where the weight is, got cuda:1", error
 else:

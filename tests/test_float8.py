@@ -25,7 +25,7 @@ def test_every_byte_is_torch_s(x):
             assert same(got.scale, want.scale)
             assert same(got.codes, want.codes), name
             floats = _native.dequantize(got, torch.empty(x.shape))
-            assert same(floats, reference.dequantize_canonical(*want, torch.float32))
+            assert same(floats, reference.dequantize_canonical(want, torch.float32))
             assert floats.isfinite().all()
         q = rquant.quantize_tensor(x, name)
         assert q.int_repr().dtype == dtype

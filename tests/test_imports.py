@@ -67,7 +67,7 @@ PYTHON = {
         "cuda",
         "optimize",
     },
-    "_ops": {"_backends"},
+    "_ops": {"_backends", "_native"},
     "_autograd": {"_ops", "qtypes"},
     "tensor": _OPS | {"optimize"},
     "_static_ops": {"_backends", "_ops"},

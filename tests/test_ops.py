@@ -72,7 +72,7 @@ def test_reference_is_the_oracle(parts):
     panels, x, ids = _native.pack(q), torch.randn(3, 50), torch.tensor([[0, 19]])
     x[1, 7] = torch.inf
     for integer in (False, True):
-        want = reference.linear_canonical(x, *q[:3], None, *q[3:], integer)
+        want = reference.linear_canonical(x, q, None, integer)
         close = {"rtol": 1e-5, "atol": 1e-5, "equal_nan": True}
         torch.testing.assert_close(_ops.linear(x, panels, None, 50, 20, integer), want, **close)
         torch.testing.assert_close(_ops.linear_unfrozen(x, w, None, *scheme, integer), want, **close)
@@ -80,14 +80,14 @@ def test_reference_is_the_oracle(parts):
         assert want[1].isnan().all()
     scales = torch.tensor([0.02, 0.02, 0.005])  # the last one clips
     for scale in (scales, scales[1:2]):
-        want = reference.linear_canonical(x, *q[:3], None, *q[3:], True, scale)
+        want = reference.linear_canonical(x, q, None, True, scale)
         for got in (
             _ops.linear(x, panels, None, 50, 20, True, scale),
             _ops.linear_canonical(x, *q[:3], None, *q[3:], True, scale),
         ):
             torch.testing.assert_close(got, want, **close)
     assert torch.equal(
-        _ops.embedding(ids, panels, 50, torch.float32), reference.embedding_canonical(ids, *q, torch.float32)
+        _ops.embedding(ids, panels, 50, torch.float32), reference.embedding_canonical(ids, q, torch.float32)
     )
     assert torch.equal(_ops.fake_quantize(w, *scheme), reference.fake_quantize(w, *scheme))
     assert torch.equal(_ops.inside_range(w, *scheme), reference.inside_range(w, *scheme))

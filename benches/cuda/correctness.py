@@ -111,7 +111,7 @@ def bits(device: torch.device, form: Form, n: int, k: int) -> dict:
     """Dequantized to the reference's bits in each dtype; integer codes unpacked and packed again."""
     q, wrong = weight(form, n, k, device, seed=n * k), 0
     for dtype in TOLERANCE:
-        got, want = routes.dequantize(q, dtype), reference.dequantize_canonical(*q, dtype)
+        got, want = routes.dequantize(q, dtype), reference.dequantize_canonical(q, dtype)
         wrong += int((got != want).sum())
     if form.kind in routes.INTEGERS:
         codes = native_cuda.unpack_codes(q, torch.empty((n, k), dtype=torch.int8, device=device))
@@ -144,7 +144,7 @@ def outliers(device: torch.device, n: int, k: int, rows: tuple[int, ...]) -> dic
         x = activations(m, k, torch.float16, device, seed=m)
         x[:, columns] *= 16
         for threshold, given in ((12.0, None), (None, columns)):
-            arguments = (x, *q[:3], None, *q[3:], threshold, given, None)
+            arguments = (x, q, None, threshold, given, None)
             got = cuda_outliers.linear_outliers_canonical(*arguments)
             worst = _worse(worst, error(got, reference.linear_outliers_canonical(*arguments).double()))
     return {"ok": worst <= TOLERANCE[torch.float16], "worst": worst}
@@ -154,9 +154,9 @@ def embedding(device: torch.device, n: int, k: int) -> dict:
     """Rows of a weight."""
     q = weight(Form(4, 32, "integer"), n, k, device, seed=n)
     ids = torch.randint(0, n, (3, 5), generator=torch.Generator().manual_seed(k)).to(device)
-    want, wrong = reference.embedding_canonical(ids, *q, torch.float16), 0
+    want, wrong = reference.embedding_canonical(ids, q, torch.float16), 0
     for got in (
-        cuda.embedding_canonical(ids, *q, torch.float16),
+        cuda.embedding_canonical(ids, q, torch.float16),
         native_cuda.gather_rows(q, ids, torch.empty(3, 5, k, dtype=torch.float16, device=device)),
     ):
         wrong += int((got != want).sum())
@@ -174,7 +174,7 @@ def through_the_ops(device: torch.device) -> dict:
         q = weight(Form(kind, -1 if kind == 8 else 64, "none"), 48, 64, device, seed=kind)
         x = activations(5, 64, torch.float16, device, seed=1)
         got = _ops.linear_canonical(x, *q[:3], None, *q[3:], integer)
-        want = reference.linear_canonical(x.double(), *q[:3], None, *q[3:], integer)
+        want = reference.linear_canonical(x.double(), q, None, integer)
         worst = _worse(worst, error(got, want))
     layer = rquant.Linear.from_float(torch.nn.Linear(64, 48), "int4").to(device).half()
     x = activations(5, 64, torch.float16, device, seed=2).requires_grad_()

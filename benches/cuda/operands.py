@@ -64,7 +64,7 @@ def activations(m: int, k: int, dtype: torch.dtype, device: torch.device, seed: 
 
 def floats_of(q: QMatrix) -> Tensor:
     """The weight in float64 `[n, k]`."""
-    return reference.dequantize_canonical(*q, torch.float32).double()
+    return reference.dequantize_canonical(q, torch.float32).double()
 
 
 def product(x: Tensor, floats: Tensor, bias: Tensor | None) -> Tensor:

@@ -158,7 +158,7 @@ def llm_int8(device, timer, shape, m) -> dict:
     x = random_activations(m, shape[1], "float16", device)
 
     def run(q: QMatrix) -> torch.Tensor:
-        return cuda_outliers.linear_outliers_canonical(x, *q[:3], None, *q[3:], None, columns, kept)
+        return cuda_outliers.linear_outliers_canonical(x, q, None, None, columns, kept)
 
     off = _checked([run(weights[0])], x, weights[0])
     us = timer("outliers", [lambda q=q: run(q) for q in weights])

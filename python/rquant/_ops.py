@@ -4,6 +4,7 @@
 than the op: `_autograd` calls these with gradients where they are wanted.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from torch.library import Library, register_fake
 
 from ._backends import cpu, cuda, cuda_outliers, reference
 from ._backends.elsewhere import on_any_device, only_on_cpu
+from ._native import QMatrix
 
 _WEIGHT = "Tensor codes, Tensor scale, Tensor? zero_point"
 _SCHEME = "int kind, int group_size, bool symmetric, str optimizer"
@@ -31,6 +33,22 @@ def define(name: str, schema: str, shape, *, on_cpu=None, on_cuda=None, elsewher
         kernel = elsewhere if elsewhere is only_on_cpu else on_any_device(elsewhere)
         _library.impl(name, kernel, "CompositeExplicitAutograd")
     register_fake(f"rquant::{name}", shape, lib=_library)
+
+
+def define_canonical(name: str, schema: str, shape, *, tensors: int, sizes: int, **kernels) -> None:  # type: ignore[no-untyped-def]
+    """The same of an op on a canonical weight, which its kernels take as one `QMatrix`: among the op's arguments are its three
+    tensors, from place `tensors` on, and its three sizes, from `sizes` on.
+    """
+
+    def gathering(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(kernel)
+        def call(*given: Any) -> Any:
+            q = QMatrix(*given[tensors : tensors + 3], *given[sizes : sizes + 3])
+            return kernel(*given[:tensors], q, *given[tensors + 3 : sizes], *given[sizes + 3 :])
+
+        return call
+
+    define(name, schema, shape, **{device: gathering(kernel) for device, kernel in kernels.items()})
 
 
 def define_native(name: str, schema: str, shape, *, on_cpu, **kernels) -> None:  # type: ignore[no-untyped-def]
@@ -55,11 +73,13 @@ def _linear_shape(x: Tensor, panels: Tensor, bias: Tensor | None, k: int, n: int
 
 
 define_native("linear", _LINEAR, _linear_shape, on_cpu=cpu.linear, elsewhere=only_on_cpu)
-define(
+define_canonical(
     "linear_canonical",
     f"(Tensor x, {_WEIGHT}, Tensor? bias, int in_features, int kind, int group_size, bool integer, "
     "Tensor? scale_of_x=None) -> Tensor",
     lambda x, codes, *_: x.new_empty((*x.shape[:-1], codes.shape[0])),
+    tensors=1,
+    sizes=5,
     on_cpu=cpu.linear_canonical,
     on_cuda=cuda.linear_canonical,
     elsewhere=reference.linear_canonical,
@@ -81,11 +101,13 @@ define(
     on_cpu=cpu.linear_outliers,
     elsewhere=only_on_cpu,
 )
-define(
+define_canonical(
     "linear_outliers_canonical",
     f"(Tensor x, {_WEIGHT}, Tensor? bias, int in_features, int kind, int group_size, "
     f"{_OUTLIERS}, Tensor? column_weight) -> Tensor",
     lambda x, codes, *_: x.new_empty((*x.shape[:-1], codes.shape[0])),
+    tensors=1,
+    sizes=5,
     on_cpu=cpu.linear_outliers_canonical,
     on_cuda=cuda_outliers.linear_outliers_canonical,
     elsewhere=reference.linear_outliers_canonical,
@@ -111,10 +133,12 @@ define(
     on_cpu=cpu.embedding,
     elsewhere=only_on_cpu,
 )
-define(
+define_canonical(
     "embedding_canonical",
     f"(Tensor ids, {_WEIGHT}, int dim, int kind, int group_size, ScalarType dtype) -> Tensor",
     lambda ids, codes, scale, zero, dim, kind, group, dtype: ids.new_empty((*ids.shape, dim), dtype=dtype),
+    tensors=1,
+    sizes=4,
     on_cuda=cuda.embedding_canonical,
     elsewhere=reference.embedding_canonical,
 )
@@ -131,10 +155,12 @@ define(
     lambda panels, n, k, dtype: panels.new_empty((n, k), dtype=dtype),
     on_cpu=cpu.dequantize,
 )
-define(
+define_canonical(
     "dequantize_canonical",
     f"({_WEIGHT}, int cols, int kind, int group_size, ScalarType dtype) -> Tensor",
     lambda codes, scale, zero, cols, kind, group, dtype: codes.new_empty((codes.shape[0], cols), dtype=dtype),
+    tensors=0,
+    sizes=3,
     on_cpu=cpu.dequantize_canonical,
     on_cuda=cuda.dequantize_canonical,
     elsewhere=reference.dequantize_canonical,

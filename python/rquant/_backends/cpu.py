@@ -39,20 +39,10 @@ def linear(
 
 
 def linear_canonical(
-    x: Tensor,
-    codes: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    bias: Tensor | None,
-    in_features: int,
-    kind: int,
-    group_size: int,
-    integer: bool,
-    scale_of_x: Tensor | None = None,
+    x: Tensor, q: QMatrix, bias: Tensor | None, integer: bool, scale_of_x: Tensor | None = None
 ) -> Tensor:
     """`linear` on a canonical weight: packs it for this one call."""
-    panels = _native.pack(QMatrix(codes, scale, zero_point, in_features, kind, group_size))
-    return linear(x, panels, bias, in_features, codes.shape[0], integer, scale_of_x)
+    return linear(x, _native.pack(q), bias, q.cols, q.codes.shape[0], integer, scale_of_x)
 
 
 def linear_outliers(
@@ -84,20 +74,15 @@ def _indices(columns: tuple[int, ...]) -> Tensor:
 
 def linear_outliers_canonical(
     x: Tensor,
-    codes: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
+    q: QMatrix,
     bias: Tensor | None,
-    in_features: int,
-    kind: int,
-    group_size: int,
     threshold: float | None,
     columns: list[int] | None,
     column_weight: Tensor | None,
 ) -> Tensor:
     """`linear_outliers` on a canonical weight: packs it for this one call."""
-    panels = _native.pack(QMatrix(codes, scale, zero_point, in_features, kind, group_size))
-    return linear_outliers(x, panels, bias, in_features, codes.shape[0], threshold, columns, column_weight)
+    n = q.codes.shape[0]
+    return linear_outliers(x, _native.pack(q), bias, q.cols, n, threshold, columns, column_weight)
 
 
 def linear_outliers_unfrozen(
@@ -156,18 +141,9 @@ def dequantize(panels: Tensor, n: int, k: int, dtype: torch.dtype) -> Tensor:
     return _native.dequantize(_native.unpack(panels), torch.empty((n, k), dtype=dtype))  # type: ignore[no-any-return]
 
 
-def dequantize_canonical(
-    codes: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    cols: int,
-    kind: int,
-    group_size: int,
-    dtype: torch.dtype,
-) -> Tensor:
+def dequantize_canonical(q: QMatrix, dtype: torch.dtype) -> Tensor:
     """The float weight `[rows, cols]` of a canonical one."""
-    q = QMatrix(codes, scale, zero_point, cols, kind, group_size)
-    return _native.dequantize(q, torch.empty((codes.shape[0], cols), dtype=dtype))  # type: ignore[no-any-return]
+    return _native.dequantize(q, torch.empty((q.codes.shape[0], q.cols), dtype=dtype))  # type: ignore[no-any-return]
 
 
 def fake_quantize(weight: Tensor, kind: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:

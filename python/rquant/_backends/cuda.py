@@ -19,22 +19,13 @@ __all__ = ["compiler", "ready"]
 _FLOAT8 = (43, 52)
 
 
-def dequantize_canonical(
-    codes: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    cols: int,
-    kind: int,
-    group_size: int,
-    dtype: torch.dtype,
-) -> Tensor:
+def dequantize_canonical(q: QMatrix, dtype: torch.dtype) -> Tensor:
     """The float weight `[rows, cols]`."""
-    check_devices(codes, scale, zero_point)
-    q = QMatrix(codes, scale, zero_point, cols, kind, group_size)
+    check_devices(*q[:3])
     if not _readable(q) or not native.is_float(dtype) or not ready():
         if ready():
             tell("dequantize_canonical", *_unreadable(q, dtype))
-        return reference.dequantize_canonical(*q, dtype)
+        return reference.dequantize_canonical(q, dtype)
     return routes.dequantize(routes.plain(q), dtype)
 
 
@@ -52,33 +43,21 @@ def _quantize_rows(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def linear_canonical(
-    x: Tensor,
-    codes: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    bias: Tensor | None,
-    in_features: int,
-    kind: int,
-    group_size: int,
-    integer: bool,
-    scale_of_x: Tensor | None = None,
+    x: Tensor, q: QMatrix, bias: Tensor | None, integer: bool, scale_of_x: Tensor | None = None
 ) -> Tensor:
     """x `[..., k]` -> `[..., n]` in both arithmetics; a row with NaN or infinity gives a row of NaN."""
-    check_devices(x, codes, scale, zero_point, bias, scale_of_x)
-    if x.shape[-1] != in_features:
-        raise ValueError(f"x: expected a last dimension of {in_features}, got shape {tuple(x.shape)}")
-    q = QMatrix(codes, scale, zero_point, in_features, kind, group_size)
-    computed = in_features > 0 and ready() and native.is_float(x.dtype)
+    check_devices(x, *q[:3], bias, scale_of_x)
+    if x.shape[-1] != q.cols:
+        raise ValueError(f"x: expected a last dimension of {q.cols}, got shape {tuple(x.shape)}")
+    computed = q.cols > 0 and ready() and native.is_float(x.dtype)
     if not (computed and _readable(q) and _multiplied(q, x, integer)):
-        if in_features > 0 and ready() and not (computed and _readable(q)):
+        if q.cols > 0 and ready() and not (computed and _readable(q)):
             tell("linear_canonical", *_unreadable(q, x.dtype))
-        return reference.linear_canonical(
-            x, codes, scale, zero_point, bias, in_features, kind, group_size, integer, scale_of_x
-        )
-    rows, q = native.aligned(x.reshape(-1, in_features)), routes.plain(q)
+        return reference.linear_canonical(x, q, bias, integer, scale_of_x)
+    rows, q = native.aligned(x.reshape(-1, q.cols)), routes.plain(q)
     bias = None if bias is None else bias.contiguous()
     out = _integer(rows, q, bias, scale_of_x) if integer else _float(rows, q, bias)
-    return out.reshape(*x.shape[:-1], codes.shape[0])
+    return out.reshape(*x.shape[:-1], q.codes.shape[0])
 
 
 def _float(rows: Tensor, q: QMatrix, bias: Tensor | None) -> Tensor:
@@ -183,26 +162,14 @@ def linear_unfrozen(
 ) -> Tensor:
     """Quantize the weight `[n, k]` anew, in plain torch, and multiply as the frozen layer does."""
     check_devices(x, weight, bias)
-    codes, scale, zero, k, *_ = reference.chosen(weight, kind, group_size, symmetric, optimizer)
-    return linear_canonical(x, codes, scale, zero, bias, k, kind, group_size, integer)
+    q = reference.chosen(weight, kind, group_size, symmetric, optimizer)
+    return linear_canonical(x, q, bias, integer)
 
 
-def embedding_canonical(
-    ids: Tensor,
-    codes: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    dim: int,
-    kind: int,
-    group_size: int,
-    dtype: torch.dtype,
-) -> Tensor:
+def embedding_canonical(ids: Tensor, q: QMatrix, dtype: torch.dtype) -> Tensor:
     """Rows `ids` of the dequantized weight, `[..., dim]`; of NaN for an id outside of the weight, which nobody waits to hear of."""
-    check_devices(ids, codes, scale, zero_point)
-    q = QMatrix(codes, scale, zero_point, dim, kind, group_size)
+    check_devices(ids, *q[:3])
     if _readable(q) and native.is_float(dtype) and ids.dtype in (torch.int64, torch.int32) and ready():
         return routes.gather_rows(routes.plain(q), ids.contiguous(), dtype)
-    flat = ids.reshape(-1)
-    zero = None if zero_point is None else zero_point[flat]
-    rows = dequantize_canonical(codes[flat], scale[flat], zero, dim, kind, group_size, dtype)
-    return rows.reshape(*ids.shape, dim)
+    rows = dequantize_canonical(q.map(lambda t: t[ids.reshape(-1)]), dtype)
+    return rows.reshape(*ids.shape, q.cols)

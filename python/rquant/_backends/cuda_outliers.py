@@ -19,36 +19,30 @@ from .elsewhere import check_devices
 
 def linear_outliers_canonical(
     x: Tensor,
-    codes: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
+    q: QMatrix,
     bias: Tensor | None,
-    in_features: int,
-    kind: int,
-    group_size: int,
     threshold: float | None,
     columns: list[int] | None,
     column_weight: Tensor | None,
 ) -> Tensor:
     """x `[..., k]` -> `[..., n]`; `columns`, or what reaches `threshold`, in float: by `column_weight` `[n, columns]`, or
     dequantized weights."""
-    check_devices(x, codes, scale, zero_point, bias, column_weight)
-    if x.shape[-1] != in_features:
-        raise ValueError(f"x: expected a last dimension of {in_features}, got shape {tuple(x.shape)}")
-    q = QMatrix(codes, scale, zero_point, in_features, kind, group_size)
-    rows = x.reshape(-1, in_features)
+    check_devices(x, *q[:3], bias, column_weight)
+    if x.shape[-1] != q.cols:
+        raise ValueError(f"x: expected a last dimension of {q.cols}, got shape {tuple(x.shape)}")
+    rows = x.reshape(-1, q.cols)
     if routes.lists_outliers(q, x):
         chosen = None if columns is None else tuple(columns)
         out = routes.linear_outliers(rows, q, bias, threshold or torch.inf, chosen, column_weight)
-        return out.reshape(*x.shape[:-1], codes.shape[0])
-    if columns is None and in_features:
+        return out.reshape(*x.shape[:-1], q.codes.shape[0])
+    if columns is None and q.cols:
         mask = reference.outlier_mask(rows, threshold or torch.inf)
         if capturing(x):
             return _finish(x, rows, q, bias, mask, torch.where(mask, rows, 0), None)
         at = mask.nonzero().flatten()
     else:
         at = _indices(tuple(columns or ()), x.device)
-        mask = torch.zeros(in_features, dtype=torch.bool, device=x.device).index_fill_(0, at, True)
+        mask = torch.zeros(q.cols, dtype=torch.bool, device=x.device).index_fill_(0, at, True)
     kept = weight_of_columns(q, at) if column_weight is None else column_weight.float()
     return _finish(x, rows, q, bias, mask, rows[:, at], kept)
 
@@ -65,9 +59,9 @@ def _finish(
     """The sum of both products; `weight` `[n, columns]` of the columns `taken`, or None of all."""
     rest = torch.where(mask & rows.isfinite(), 0, rows)  # NaN and infinity of any column make a row NaN
     # of float32: rounded once, in the end
-    out = cuda.linear_canonical(rest.float(), *q[:3], None, *q[3:], True)
+    out = cuda.linear_canonical(rest.float(), q, None, True)
     if weight is None or weight.shape[1]:
-        weight = cuda.dequantize_canonical(*q, torch.float32) if weight is None else weight
+        weight = cuda.dequantize_canonical(q, torch.float32) if weight is None else weight
         out = out + taken.float() @ weight.T
     if bias is not None:
         out = out + bias.float()
@@ -96,11 +90,9 @@ def linear_outliers_unfrozen(
 ) -> Tensor:
     """Quantize the weight `[n, k]` anew and multiply; given columns take theirs from it as they are."""
     check_devices(x, weight, bias)
-    codes, scale, zero, k, *_ = reference.chosen(weight, kind, group_size, symmetric, optimizer)
+    q = reference.chosen(weight, kind, group_size, symmetric, optimizer)
     kept = None if columns is None else weight[:, _indices(tuple(columns), weight.device)]
-    return linear_outliers_canonical(
-        x, codes, scale, zero, bias, k, kind, group_size, threshold, columns, kept
-    )
+    return linear_outliers_canonical(x, q, bias, threshold, columns, kept)
 
 
 def capturing(x: Tensor) -> bool:

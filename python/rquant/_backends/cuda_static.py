@@ -31,18 +31,11 @@ def linear_canonical_static(
     kind: int,
     group_size: int,
     bias: Tensor | None,
-    addend: Tensor | None,
-    addend_scale: Tensor | None,
-    addend_zero: Tensor | None,
-    lo: float | None,
-    hi: float | None,
-    out_scale: Tensor | None,
-    out_zero: Tensor | None,
-    dtype: torch.dtype | None,
+    *epilogue: Any,
 ) -> Tensor:
     """As `static_canonical.linear_canonical_static`."""
+    addend, addend_scale, addend_zero, lo, hi, out_scale, out_zero, dtype = epilogue
     check_devices(x, x_scale, x_zero, codes, scale, zero_point, bias, addend, out_scale)
-    epilogue = addend, addend_scale, addend_zero, lo, hi, out_scale, out_zero, dtype
     k, n = x.shape[-1], codes.shape[0]
     q = QMatrix(codes, scale, zero_point, k, kind, group_size)
     if not (k and ready() and cuda.multiplies_integers("linear_canonical_static", q, x)):
@@ -57,7 +50,7 @@ def linear_canonical_static(
     if bias is not None:
         v = v + bias.float()
     if addend is not None and addend_scale is not None and addend_zero is not None:
-        v = v + addend_scale * (addend.reshape(-1, n).float() - addend_zero.float())
+        v = v + static_reference.decode(addend.reshape(-1, n), addend_scale, addend_zero)
     if out_scale is not None and out_zero is not None:
         v = static_reference.to_codes(v / out_scale, lo, hi, out_scale, out_zero)
     else:

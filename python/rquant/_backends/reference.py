@@ -118,19 +118,11 @@ def quantize(x: Tensor, kind: int, group_size: int, symmetric: bool, stored: boo
     return QMatrix(pack_codes(q, kind), scale, zero, x.shape[1], kind, group_size)
 
 
-def dequantize_canonical(
-    codes: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    cols: int,
-    kind: int,
-    group_size: int,
-    dtype: torch.dtype,
-) -> Tensor:
+def dequantize_canonical(q: QMatrix, dtype: torch.dtype) -> Tensor:
     """`S * (q - Z)` in float32, rounded once to `dtype`."""
-    q = values(codes, cols, kind)
-    z = expand(zeros_of(scale, zero_point, kind), cols, group_size)
-    return (expand(scale.float(), cols, group_size) * (q - z)).to(dtype)
+    codes = values(q.codes, q.cols, q.kind)
+    zeros = expand(zeros_of(q.scale, q.zero_point, q.kind), q.cols, q.group_size)
+    return (expand(q.scale.float(), q.cols, q.group_size) * (codes - zeros)).to(dtype)
 
 
 def row_scales(x: Tensor) -> Tensor:
@@ -174,32 +166,21 @@ def _integer_product(x: Tensor, w: QMatrix, scale: Tensor | None) -> Tensor:
 
 
 def linear_canonical(
-    x: Tensor,
-    codes: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    bias: Tensor | None,
-    in_features: int,
-    kind: int,
-    group_size: int,
-    integer: bool,
-    scale_of_x: Tensor | None = None,
+    x: Tensor, q: QMatrix, bias: Tensor | None, integer: bool, scale_of_x: Tensor | None = None
 ) -> Tensor:
     """x `[..., k]` -> `[..., n]` in both arithmetics; a row with NaN or infinity gives a row of NaN.
 
     `scale_of_x`: ready-made activation scales, float32, one a row or a single one for all.
     """
-    rows = x.reshape(-1, in_features)
+    rows = x.reshape(-1, q.cols)
     if integer:
-        weight = QMatrix(codes, scale, zero_point, in_features, kind, group_size)
-        out = _integer_product(rows, weight, scale_of_x)
+        out = _integer_product(rows, q, scale_of_x)
     else:
-        floats = dequantize_canonical(codes, scale, zero_point, in_features, kind, group_size, torch.float32)
-        out = rows.double() @ floats.double().T
+        out = rows.double() @ dequantize_canonical(q, torch.float32).double().T
         out = torch.where(rows.isfinite().all(-1, keepdim=True), out, torch.nan)
     if bias is not None:
         out = out + bias.double()
-    return out.to(x.dtype).reshape(*x.shape[:-1], codes.shape[0])
+    return out.to(x.dtype).reshape(*x.shape[:-1], q.codes.shape[0])
 
 
 def outlier_mask(x: Tensor, threshold: float) -> Tensor:
@@ -216,34 +197,27 @@ def outlier_columns(x: Tensor, threshold: float) -> list[int]:
 
 def linear_outliers_canonical(
     x: Tensor,
-    codes: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
+    q: QMatrix,
     bias: Tensor | None,
-    in_features: int,
-    kind: int,
-    group_size: int,
     threshold: float | None,
     columns: list[int] | None,
     column_weight: Tensor | None,
 ) -> Tensor:
     """LLM.int8() (Dettmers et al. 2022, arXiv 2208.07339): the integer product of x without some columns, and those in
     float: `columns`, or what reaches `threshold`; their weights `column_weight` `[n, columns]`, or dequantized."""
-    rows = x.reshape(-1, in_features)
+    rows = x.reshape(-1, q.cols)
     if columns is None:
         columns = outlier_columns(rows, threshold or torch.inf)
     if column_weight is None:
-        column_weight = dequantize_canonical(
-            codes, scale, zero_point, in_features, kind, group_size, torch.float32
-        )[:, columns]
+        column_weight = dequantize_canonical(q, torch.float32)[:, columns]
     taken, rest = rows[:, columns].double(), rows.clone()
     rest[:, columns] = torch.where(rest[:, columns].isfinite(), 0, rest[:, columns])
-    out = _integer_product(rest, QMatrix(codes, scale, zero_point, in_features, kind, group_size), None)
+    out = _integer_product(rest, q, None)
     out = out + taken @ column_weight.double().T
     out = torch.where(rows.isfinite().all(-1, keepdim=True), out, torch.nan)
     if bias is not None:
         out = out + bias.double()
-    return out.to(x.dtype).reshape(*x.shape[:-1], codes.shape[0])
+    return out.to(x.dtype).reshape(*x.shape[:-1], q.codes.shape[0])
 
 
 def linear_outliers_unfrozen(
@@ -258,11 +232,9 @@ def linear_outliers_unfrozen(
     columns: list[int] | None,
 ) -> Tensor:
     """Quantize the weight `[n, k]` anew and multiply; given columns take theirs from it as they are."""
-    codes, scale, zero, k, *_ = chosen(weight, kind, group_size, symmetric, optimizer)
+    q = chosen(weight, kind, group_size, symmetric, optimizer)
     kept = None if columns is None else weight[:, columns]
-    return linear_outliers_canonical(
-        x, codes, scale, zero, bias, k, kind, group_size, threshold, columns, kept
-    )
+    return linear_outliers_canonical(x, q, bias, threshold, columns, kept)
 
 
 def round_rows(x: Tensor, threshold: float | None, columns: list[int] | None) -> Tensor:
@@ -287,31 +259,18 @@ def linear_unfrozen(
     integer: bool,
 ) -> Tensor:
     """Quantize the weight `[n, k]` anew and multiply."""
-    codes, scale, zero, k, *_ = chosen(weight, kind, group_size, symmetric, optimizer)
-    return linear_canonical(x, codes, scale, zero, bias, k, kind, group_size, integer)
+    return linear_canonical(x, chosen(weight, kind, group_size, symmetric, optimizer), bias, integer)
 
 
-def embedding_canonical(
-    ids: Tensor,
-    codes: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    dim: int,
-    kind: int,
-    group_size: int,
-    dtype: torch.dtype,
-) -> Tensor:
+def embedding_canonical(ids: Tensor, q: QMatrix, dtype: torch.dtype) -> Tensor:
     """Rows `ids` of the dequantized weight, `[..., dim]`."""
-    flat = ids.reshape(-1)
-    zero = None if zero_point is None else zero_point[flat]
-    rows = dequantize_canonical(codes[flat], scale[flat], zero, dim, kind, group_size, dtype)
-    return rows.reshape(*ids.shape, dim)
+    rows = dequantize_canonical(q.map(lambda t: t[ids.reshape(-1)]), dtype)
+    return rows.reshape(*ids.shape, q.cols)
 
 
 def fake_quantize(weight: Tensor, kind: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
     """Quantize and dequantize, of weight's dtype."""
-    codes, scale, zero, cols, *_ = chosen(weight, kind, group_size, symmetric, optimizer)
-    return dequantize_canonical(codes, scale, zero, cols, kind, group_size, weight.dtype)
+    return dequantize_canonical(chosen(weight, kind, group_size, symmetric, optimizer), weight.dtype)
 
 
 def inside_range(weight: Tensor, kind: int, group_size: int, symmetric: bool, optimizer: str) -> Tensor:
