@@ -253,6 +253,8 @@ def test_quantize_module():
     assert made.weight is linear.weight
     assert not made.frozen
     assert quanto.quantize_module(nn.ReLU(), weights=qint8) is None
+    for module, kind in ((nn.Conv2d(3, 4, 3), quanto.QConv2d), (nn.LayerNorm(4), quanto.QLayerNorm)):
+        assert type(quanto.quantize_module(module, weights=qint8, activations=qint8)) is kind
 
 
 def test_calibration_makes_scales_static_and_says_when_it_saw_nothing(digits, capsys):

@@ -162,6 +162,29 @@ def test_defect_b10_outputs_stack_split_and_join_as_tensors_do():
         assert torch.equal(part, want)
 
 
+def test_defect_b10_what_flows_between_int8_layers_does_too():
+    seen = []
+
+    def forward(x):
+        y = model.first(x)
+        seen.append(type(y))
+        a, b = y.split(8, dim=-1)
+        return model.last(torch.cat([b, a, b], dim=-1))
+
+    torch.manual_seed(0)
+    model, x = nn.ModuleDict({"first": nn.Linear(8, 16), "last": nn.Linear(24, 4)}), torch.randn(32, 8)
+    model.forward = forward
+    want = model(x)
+    rquant.quantize(model, "int8", "int8")
+    with rquant.Calibration("minmax"):
+        model(x)
+    rquant.freeze(model.eval())
+    got = model(x)
+    assert (seen[0], seen[-1]) == (torch.Tensor, rquant.flow.Activation)
+    assert type(got) is torch.Tensor
+    torch.testing.assert_close(got, want, rtol=0, atol=0.02 * want.abs().max().item())
+
+
 @pytest.mark.parametrize("activations", [None, "int8"])
 def test_defect_b11_inputs_by_keyword(activations):
     model, x = nn.ModuleDict({"linear": nn.Linear(8, 4), "embed": nn.Embedding(8, 4)}), torch.randn(3, 8)
@@ -194,6 +217,17 @@ def test_defect_b12_a_clipped_element_gets_no_gradient():
     clipped = (steps > 127) | (steps < -128)
     assert 0 < clipped.sum() < 200
     assert torch.equal(linear.weight.grad, (~clipped).float())
+
+
+def test_defect_b12_scales_learn():
+    layer = nn.Linear(8, 4)
+    rquant.quantize(layer, "int8", "int8")
+    with Calibration():
+        layer(torch.randn(16, 8))
+    scales = rquant.qat.prepare(layer.train())
+    layer(torch.randn(16, 8)).square().sum().backward()
+    assert len(scales) == 2
+    assert all(scale.grad.abs().max() > 0 for scale in scales)
 
 
 def test_defect_b13_a_transformers_model_with_activations_is_saved(tmp_path):

@@ -86,6 +86,25 @@ def test_pain_09_embeddings_conv1d_attention_and_recurrent_layers_are_quantized(
     assert report.bytes_float < 0.05 * report.bytes_before
 
 
+@pytest.mark.parametrize("activations", [None, "int8"])
+def test_pain_09_convolutions_are_quantized(activations):
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv1d(3, 8, 3),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.ConvTranspose1d(8, 4, 2),
+        nn.ConvTranspose2d(8, 4, 2),
+    ]
+    inputs = [torch.randn(2, layer.in_channels, *[7] * len(layer.kernel_size)) for layer in layers]
+    wanted = [layer(x) for layer, x in zip(layers, inputs, strict=True)]
+    model = nn.ModuleList(layers)
+    report = rquant.quantize(model, "int8", activations)
+    assert len(report.quantized) == 4
+    rquant.freeze(model)
+    for layer, x, want in zip(model, inputs, wanted, strict=True):
+        assert cosine(layer(x), want) > 0.999
+
+
 def test_pain_10_experts_in_3d_parameters_are_quantized_or_named():
     transformers = pytest.importorskip("transformers", "5.0")
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -241,6 +260,17 @@ def test_pain_20_no_stubs_and_no_tracing():
         ValueError, match=r"layers.1.weight: expected finite numbers, got NaN or infinity at \[3, 2\]"
     ):
         rquant.quantize(bad)
+
+
+def test_pain_20_batch_norms_fold_by_the_order_in_which_layers_run():
+    model = nn.ModuleDict({"norm": nn.BatchNorm2d(8), "conv": nn.Conv2d(3, 8, 3)}).eval()
+    nn.init.uniform_(model.norm.running_var, 0.5, 2.0)
+    model.forward = lambda x: model.norm(model.conv(x))
+    x = torch.randn(2, 3, 6, 6)
+    want = model(x)
+    assert [row.layer for row in rquant.fold_bn(model, x).folded] == ["conv"]
+    assert type(model.norm) is nn.Identity
+    torch.testing.assert_close(model(x), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("activations", [None, "int8"])

@@ -5,7 +5,8 @@ Quantize, calibrate, train, freeze, save and requantize run as written for quant
 - A name in `include` or `exclude` that matches nothing is an error; so is `requantize` with a tensor missing.
 - int4 and int2 have groups of 64 and 32 along the input, whatever its size.
 - Activations get a scale for each token when they arrive, until `Calibration` gives each layer's input one that stays.
-- `QLinear` is `rquant.Linear`; `quantize_module(linear, ...)` is what `QLinear.from_module` was.
+- `QLinear`, `QConv2d` and `QLayerNorm` are `rquant.Linear`, `rquant.Conv2d` and `rquant.LayerNorm`; `quantize_module(linear, ...)`
+  is what `QLinear.from_module` was.
 - A model returns plain float tensors, or, where gradients are on, ones with a `dequantize()` that they pass. A compiled
   model's are plain: leave `.dequantize()` out there.
 - State dicts and quantization maps are rquant's own; quanto's files are not read.
@@ -16,6 +17,8 @@ A name of quanto's that has no meaning here says, when imported, what to use ins
 from typing import Any
 
 from ...model import freeze
+from ...nn import Conv2d as QConv2d
+from ...nn import LayerNorm as QLayerNorm
 from ...nn import Linear as QLinear
 from ...nn import PackedWeight as QModuleMixin
 from ...qtypes import QType as qtype
@@ -32,6 +35,8 @@ __all__ = [
     "Calibration",
     "HqqOptimizer",
     "MaxOptimizer",
+    "QConv2d",
+    "QLayerNorm",
     "QLinear",
     "QModuleMixin",
     "QTensor",
@@ -56,13 +61,11 @@ _TENSOR = "a layer's state is plain tensors; layer.weight.dequantize() gives the
 _OPTIMIZER = "an optimizer is what rquant.quantize takes as `optimizer`"
 _MODEL = "quantize, freeze and rquant.save(model, path); rquant.load(path, model_on_meta) reads it"
 INSTEAD = {
-    "ActivationQBytesTensor": "between layers activations are plain float tensors",
+    "ActivationQBytesTensor": "between calibrated layers an rquant.flow.Activation passes for a tensor; elsewhere they are plain ones",
     "AffineOptimizer": _OPTIMIZER,
     "Optimizer": _OPTIMIZER,
     "QBitsTensor": _TENSOR,
     "QBytesTensor": _TENSOR,
-    "QConv2d": "convolutions stay float, and the report of rquant.quantize says so",
-    "QLayerNorm": "normalizations stay float: they are a small part of a model, and need the precision",
     "QuantizedDiffusersModel": _MODEL,
     "QuantizedPixArtTransformer2DModel": _MODEL,
     "SymmetricOptimizer": _OPTIMIZER,
