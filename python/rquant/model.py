@@ -11,7 +11,7 @@ from .progress import each
 from .qtypes import QType, qint8
 from .report import Report, rows_of
 from .rules import Choice, Rules, resolve_rules
-from .scheme import Optimizer, Scheme
+from .scheme import GroupSize, Optimizer, Scheme
 from .selection import Patterns, Target, Tree, select
 
 
@@ -20,7 +20,7 @@ def quantize(
     weights: QType | str = qint8,
     activations: QType | str | None = None,
     *,
-    group_size: int | None = None,
+    group_size: GroupSize = None,
     symmetric: bool | None = None,
     include: Patterns = None,
     exclude: Patterns = None,
@@ -33,7 +33,7 @@ def quantize(
     By default every `nn.Linear` and Hugging Face `Conv1D`, what `register_module` added, and an `nn.Embedding` tied to
     one. `include` and `exclude` are globs over module names (one or several; or else what a rule's match may be); a match
     means the module and all inside it; `include` is how an Embedding is chosen. `group_size=None` is the type's default
-    (qint8 per channel, qint4 64, qint2 32), -1 per channel. `outliers`, a threshold (6.0 is LLM.int8()'s), has a Linear
+    (qint8 per channel, qint4 64, qint2 32), -1 per channel, (r, c) blocks of r rows and c columns. `outliers`, a threshold (6.0 is LLM.int8()'s), has a Linear
     with int8 activations multiply in float what columns of its input reach it; `record_outliers` then fixes which. A
     model that is itself one layer stays the same object and changes its class.
 

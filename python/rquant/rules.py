@@ -11,7 +11,7 @@ from .nn.outliers import resolve_threshold
 from .nn.registry import option_names
 from .patterns import matches_name
 from .qtypes import ACTIVATIONS, QType, qtype_of
-from .scheme import Optimizer, Scheme
+from .scheme import GroupSize, Optimizer, Scheme
 
 Match = str | re.Pattern[str] | type[nn.Module]
 Wanted = str | QType | dict[str, Any] | bool | None
@@ -30,7 +30,7 @@ class Choice:
         cls,
         weights: QType | str,
         activations: QType | str | None = None,
-        group_size: int | None = None,
+        group_size: GroupSize = None,
         symmetric: bool | None = None,
         optimizer: str | Optimizer = "minmax",
         outliers: float | None = None,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ._native import NotFinite
 from .progress import each
 from .qtypes import QType
-from .scheme import Scheme
+from .scheme import GroupSize, Scheme
 from .tensor import absmax_quantize, quantize_tensor, zeropoint_quantize
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -20,7 +20,7 @@ _TEXTBOOK = {"absmax": absmax_quantize, "zeropoint": zeropoint_quantize}
 
 
 def simulate_(
-    model: Model, scheme: QType | str, *, group_size: int | None = None, symmetric: bool | None = None
+    model: Model, scheme: QType | str, *, group_size: GroupSize = None, symmetric: bool | None = None
 ) -> Model:
     """Replace the values of all parameters, in place, by their dequantized ones; returns the model.
 

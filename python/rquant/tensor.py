@@ -9,7 +9,7 @@ from . import _native, _ops
 from ._native import NotFinite, QMatrix, Range
 from .optimize import choose
 from .qtypes import QType, qtype_of
-from .scheme import OPTIMIZERS, PER_CHANNEL, Optimizer, Scheme
+from .scheme import OPTIMIZERS, PER_CHANNEL, GroupSize, Optimizer, Scheme
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,13 +126,13 @@ def quantize_tensor(
     qtype: QType | str,
     symmetric: bool | None = None,
     axis: int | None = 0,
-    group_size: int | None = None,
+    group_size: GroupSize = None,
     range: Range | Optimizer = "minmax",
 ) -> QTensor:
     """Quantize `x`, float32, float16 or bfloat16 of any shape, with scales of its own for each index of `axis`.
 
     `axis=None`: one scale for the whole tensor. `group_size`: None is the type's default (qint8 and float8 -1, qint4 64, qint2 32),
-    -1 one group a channel; groups run along the other dimensions, flattened. `range`: one (lo, hi) for all, beyond which
+    -1 one group a channel, (r, c) one for r channels and c elements (-1: all); groups run along the other dimensions, flattened. `range`: one (lo, hi) for all, beyond which
     values are clipped, or what `rquant.quantize` takes as `optimizer`: "minmax"; "absmax", [-a, a] of each group; "mse", the
     least squared error; "hqq"; an object. Ranges are widened to contain 0, which comes back exactly unless zero points are
     fractional. Raises ValueError for another dtype, no elements, NaN or infinity (with its index).

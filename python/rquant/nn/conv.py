@@ -11,7 +11,7 @@ from .. import _autograd, _ops, _static_ops
 from .._native.launch import Launches, Sized, possible
 from ..flow import Codes, QParams
 from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
-from ..scheme import Optimizer, Scheme
+from ..scheme import GroupSize, Optimizer, Scheme
 from .packed_weight import PackedWeight, float_weight
 from .placing import apart
 from .registry import register_module
@@ -45,7 +45,7 @@ class _Conv(StaticInput, PackedWeight):
         conv: nn.Module,
         weights: QType | str = qint8,
         activations: QType | str | None = None,
-        group_size: int | None = None,
+        group_size: GroupSize = None,
         symmetric: bool | None = None,
         optimizer: str | Optimizer = "minmax",
     ) -> Any:

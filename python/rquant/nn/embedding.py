@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import _ops
 from ..qtypes import QType, qint8
-from ..scheme import Optimizer, Scheme
+from ..scheme import GroupSize, Optimizer, Scheme
 from . import storage
 from .packed_weight import PackedWeight, float_weight
 from .registry import register_module
@@ -26,7 +26,7 @@ class Rows(PackedWeight):
         cls: type[Self],
         embedding: nn.Module,
         weights: QType | str = qint8,
-        group_size: int | None = None,
+        group_size: GroupSize = None,
         symmetric: bool | None = None,
         optimizer: str | Optimizer = "minmax",
     ) -> Self:
@@ -89,7 +89,7 @@ class Embedding(Rows, nn.Embedding):  # type: ignore[misc]  # torch annotates a 
         dtype: torch.dtype | None = None,
         *,
         weights: QType | str = qint8,
-        group_size: int | None = None,
+        group_size: GroupSize = None,
         symmetric: bool | None = None,
         optimizer: str | Optimizer = "minmax",
     ) -> None:

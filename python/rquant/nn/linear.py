@@ -11,7 +11,7 @@ from .. import _autograd, _ops, _static_ops
 from .._native.launch import Launches, Sized, possible
 from ..flow import Activation, Codes, QParams
 from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
-from ..scheme import Optimizer, Scheme
+from ..scheme import GroupSize, Optimizer, Scheme
 from . import storage
 from .outliers import Outliers, resolve_outliers
 from .packed_weight import PackedWeight, float_weight
@@ -58,7 +58,7 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         *,
         weights: QType | str = qint8,
         activations: QType | str | None = None,
-        group_size: int | None = None,
+        group_size: GroupSize = None,
         symmetric: bool | None = None,
         optimizer: str | Optimizer = "minmax",
         outliers: Outliers = None,
@@ -77,7 +77,7 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         linear: nn.Module,
         weights: QType | str = qint8,
         activations: QType | str | None = None,
-        group_size: int | None = None,
+        group_size: GroupSize = None,
         symmetric: bool | None = None,
         optimizer: str | Optimizer = "minmax",
         outliers: Outliers = None,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..qtypes import QType, qint8
+from ..scheme import GroupSize
 from .container import Container
 from .linear import Linear
 from .outliers import Outliers
@@ -70,7 +71,7 @@ class Recurrent(Container):
         module: nn.Module,
         weights: QType | str = qint8,
         activations: QType | str | None = None,
-        group_size: int | None = None,
+        group_size: GroupSize = None,
         symmetric: bool | None = None,
         outliers: Outliers = None,
     ) -> Self:

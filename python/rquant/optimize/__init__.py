@@ -13,7 +13,8 @@ from torch import Tensor
 from .. import _native
 from .._native import QMatrix
 from ..qtypes import qtype_of_kind
-from ..scheme import Optimizer, Scheme, ZeroPointDtype
+from ..scheme import Blocks, Optimizer, Scheme, ZeroPointDtype
+from .blocks import in_blocks
 from .hqq import HQQ
 from .ranges import MSE, AbsMax, MinMax
 
@@ -49,7 +50,8 @@ def choose(weight: Tensor, scheme: Scheme) -> QMatrix:
     optimizer = scheme.optimizer
     found = find(optimizer) if isinstance(optimizer, str) else optimizer
     with torch.no_grad():
-        q = found(weight.detach(), scheme)
+        weight = weight.detach()
+        q = in_blocks(weight, scheme, found) if isinstance(found, Blocks) else found(weight, scheme)
     if type(found) not in (MinMax, AbsMax, MSE, HQQ):
         _check(q, weight, scheme)
     return q

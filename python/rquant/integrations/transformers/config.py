@@ -32,7 +32,7 @@ class RQuantConfig(QuantizationConfigMixin):
         self,
         weights: QType | str = qint8,
         activations: QType | str | None = None,
-        group_size: int | None = None,
+        group_size: int | tuple[int, int] | None = None,
         symmetric: bool | None = None,
         *,
         include: Patterns = None,
