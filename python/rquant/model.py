@@ -1,5 +1,7 @@
 """A whole model: `quantize` in place, `freeze`."""
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from . import _native
@@ -27,6 +29,7 @@ def quantize(
     rules: Rules = None,
     optimizer: str | Optimizer = "minmax",
     outliers: float | None = None,
+    requantization: Literal["fixed"] | None = None,
 ) -> Report:
     """Turn the model's layers into quantized ones, in place; they stay trainable until `freeze`.
 
@@ -44,9 +47,12 @@ def quantize(
     `rules` are pairs (match, scheme) in order; the first that matches a layer holds for it instead of the arguments
     above. A match is a glob, a regular expression (`re.Pattern`, or `"re:..."`) for the whole name, or a module class
     (or `"type:Name"`), and means all inside it too. A scheme is None to leave float, a qtype, or a dict of `weights`,
-    `activations`, `group_size`, `symmetric`, `optimizer`, `outliers`. A rule with a scheme chooses what it matches, as `include`
+    `activations`, `group_size`, `symmetric`, `optimizer`, `outliers`, `requantization`. A rule with a scheme chooses what it matches, as `include`
     does; it cannot choose what `exclude` leaves out or a given `include` leaves aside. A tied weight follows the rule
     for any of its users; two rules that disagree on one weight are an error.
+
+    `requantization="fixed"`: once calibrated, int8 outputs are made of int32 sums by an int32 bias, multiplier and shift, as
+    hardware without floats does it, on the CPU and of weights with a scale a channel (see `rquant.nn.fixed_point`).
 
     `weights` "float16" and "bfloat16" are casts: the layers chosen keep such weights and compute in the input's dtype, while
     norms and all else stay as they are; a weight beyond float16's 65504 is an error.
@@ -61,6 +67,7 @@ def quantize(
         "symmetric": symmetric,
         "optimizer": optimizer,
         "outliers": outliers,
+        "requantization": requantization,
     }
     default = Choice.resolve(**arguments)  # type: ignore[arg-type]
     tree, targets, kept = select(model, include, exclude, resolve_rules(rules, arguments), default)

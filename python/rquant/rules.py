@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from .nn.fixed_point import resolve_requantization
 from .nn.outliers import resolve_threshold
 from .nn.registry import option_names
 from .patterns import matches_name
@@ -34,13 +35,15 @@ class Choice:
         symmetric: bool | None = None,
         optimizer: str | Optimizer = "minmax",
         outliers: float | None = None,
+        requantization: str | None = None,
         **options: Any,
     ) -> "Choice":
         """From the arguments of `rquant.quantize`. Raises ValueError, naming the argument, for a value out of range."""
         scheme = Scheme.resolve(weights, group_size, symmetric, optimizer)
         activations = None if activations is None else qtype_of(activations, "activations", ACTIVATIONS)
         threshold = resolve_threshold(outliers, None if scheme.qtype.is_floating_point else activations)
-        return cls(scheme, {"activations": activations, "outliers": threshold, **options})
+        chosen = {"outliers": threshold, "requantization": resolve_requantization(requantization)}
+        return cls(scheme, {"activations": activations, **chosen, **options})
 
     def __str__(self) -> str:
         return describe_scheme(self.scheme, self.options)

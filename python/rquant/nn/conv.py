@@ -12,6 +12,7 @@ from .._native.launch import Launches, Sized, possible
 from ..flow import Codes, QParams
 from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
 from ..scheme import GroupSize, Optimizer, Scheme
+from .fixed_point import FixedPointOutput, resolve_requantization
 from .packed_weight import PackedWeight, float_weight
 from .placing import apart
 from .registry import register_module
@@ -19,12 +20,12 @@ from .static import LAUNCHES, StaticInput, channels_last, epilogue, plain
 from .storage import PANELS
 
 
-class _Conv(StaticInput, PackedWeight):
+class _Conv(FixedPointOutput, StaticInput, PackedWeight):
     """What convolutions share. The weight is quantized as the matrix `[out_channels, kernel * in_channels / groups]`, with a
     position's channels side by side: groups of a scale run over channels first.
     """
 
-    OPTIONS = ("activations", *StaticInput.OPTIONS)
+    OPTIONS = ("activations", "requantization", *StaticInput.OPTIONS)
     FLOAT: ClassVar[type[nn.Module]]
     activations: QType | None
     in_channels: int
@@ -63,6 +64,7 @@ class _Conv(StaticInput, PackedWeight):
         conv: nn.Module,
         scheme: Scheme,
         activations: QType | str | None = None,
+        requantization: Any = None,
         flow: bool | None = None,
         keep: int | None = None,
         calibrated: Sequence[str] | None = None,
@@ -79,6 +81,7 @@ class _Conv(StaticInput, PackedWeight):
         layer.begin(weight, scheme)
         layer.begin_static()
         layer.activations = None if activations is None else qtype_of(activations, "activations", ACTIVATIONS)
+        layer.requantization = resolve_requantization(requantization)
         layer.expect(flow, keep, calibrated)
         layer.training = conv.training
         return layer
@@ -231,6 +234,11 @@ class _Conv(StaticInput, PackedWeight):
         self, x: Codes, addend: Codes | None, lo: float, hi: float, to: QParams | None, dtype: torch.dtype
     ) -> Tensor:
         """See `flow.place.StaticLayer`."""
+        if self.requantization is not None and self.may_be_fixed(addend, to):
+            flat = x.codes.dim() == 3
+            images = x.codes.unsqueeze(2) if flat else x.codes
+            out = self.fixed_product(x, images, self._geometry(), lo, hi, to)  # type: ignore[arg-type]
+            return out.squeeze(2) if flat else out
         panels = self._buffers.get(PANELS)
         if panels is not None and possible(x.codes) and len(x.codes.shape) == 4:
             added, bias = None if addend is None else addend[:3], self.float_bias()

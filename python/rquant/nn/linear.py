@@ -13,6 +13,7 @@ from ..flow import Activation, Codes, QParams
 from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
 from ..scheme import GroupSize, Optimizer, Scheme
 from . import storage
+from .fixed_point import FixedPointOutput, resolve_requantization
 from .outliers import Outliers, resolve_outliers
 from .packed_weight import PackedWeight, float_weight
 from .placing import apart
@@ -28,7 +29,7 @@ def is_conv1d(module: nn.Module) -> bool:
 
 @register_module(is_conv1d)
 @register_module(nn.Linear)
-class Linear(StaticInput, PackedWeight, nn.Linear):
+class Linear(FixedPointOutput, StaticInput, PackedWeight, nn.Linear):
     """`nn.Linear` with weight `[out_features, in_features]` in int8, int4, int2 or float8.
 
     Made by `from_float` or `rquant.quantize`. Until `freeze` the float `weight` is a Parameter, quantized anew in each
@@ -42,7 +43,7 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
     gives a row of NaN.
     """
 
-    OPTIONS = ("activations", "outliers", *StaticInput.OPTIONS)
+    OPTIONS = ("activations", "outliers", "requantization", *StaticInput.OPTIONS)
     activations: QType | None
     outliers: float | tuple[int, ...] | None
     outlier_weight: Tensor | None
@@ -99,6 +100,7 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         scheme: Scheme,
         activations: QType | str | None = None,
         outliers: Outliers = None,
+        requantization: Any = None,
         flow: bool | None = None,
         keep: int | None = None,
         calibrated: Sequence[str] | None = None,
@@ -126,6 +128,7 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         )
         layer._parameters["bias"] = bias
         layer.begin(weight, scheme)
+        layer.requantization = resolve_requantization(requantization)
         layer.expect(flow, keep, calibrated)
         layer.training = linear.training
         return layer
@@ -224,6 +227,11 @@ class Linear(StaticInput, PackedWeight, nn.Linear):
         self, x: Codes, addend: Codes | None, lo: float, hi: float, to: QParams | None, dtype: torch.dtype
     ) -> Tensor:
         """See `flow.place.StaticLayer`."""
+        if self.requantization is not None and self.may_be_fixed(addend, to):
+            images = x.codes.reshape(-1, self.in_features, 1, 1)
+            one = (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, False, (0, 0)
+            out = self.fixed_product(x, images, one, lo, hi, to)  # type: ignore[arg-type]
+            return out.reshape(*x.codes.shape[:-1], self.out_features)
         codes, bias, panels = x.codes, self.float_bias(), self._buffers.get(storage.PANELS)
         if panels is not None and possible(codes):
             added = None if addend is None else addend[:3]
