@@ -123,6 +123,7 @@ PYTHON = {
         "viz",
     },
     "compat": {
+        "_fake_quantize",
         "_native",
         "calibration",
         "fuse",

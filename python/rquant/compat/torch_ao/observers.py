@@ -89,6 +89,16 @@ class _partial(functools.partial):  # type: ignore[type-arg]
         return _partial(self, **kwargs)
 
 
+default_observer = MinMaxObserver
+default_histogram_observer = HistogramObserver
+default_placeholder_observer = PlaceholderObserver
+default_dynamic_quant_observer = PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True)
+default_weight_observer = MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_symmetric)
+default_per_channel_weight_observer = PerChannelMinMaxObserver.with_args(
+    dtype=torch.qint8, qscheme=torch.per_channel_symmetric
+)
+
+
 @functools.cache  # so that layers with one constant have one method
 def _moving_average(constant: float) -> Method:
     return lambda: MovingAverage(1 - constant)

@@ -3,14 +3,14 @@
 import copy
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from ... import model as _model
 from ...calibration import Calibration
 from ...fuse import fold_bn
-from ...model import freeze, quantize
 from ...nn.placing import place
 from .fusion import QuantStub
 from .qconfig import Plan, QConfigMapping, plans_of, put_qconfigs
@@ -104,7 +104,7 @@ def quantized_plans(model: nn.Module) -> dict[str, Plan]:
             "model: expected a qconfig on it or in it, for a Linear or a convolution: model.qconfig = get_default_qconfig()"
         )
     rules: list[Any] = [(_exactly(name), plan.arguments) for name, plan in plans.items()]
-    quantize(model, include=[_exactly(name) for name in plans], rules=rules)
+    _model.quantize(model, include=[_exactly(name) for name in plans], rules=rules)
     return plans
 
 
@@ -143,8 +143,21 @@ def convert(
         if name and _is_stub(child):
             place(model, name, nn.Identity())
     model.eval()
-    freeze(model)
+    _model.freeze(model)
     return model
+
+
+def quantize(
+    model: nn.Module,
+    run_fn: Callable[..., Any],
+    run_args: Sequence[Any],
+    mapping: None = None,
+    inplace: bool = False,
+) -> nn.Module:
+    """`prepare` in eval mode, `run_fn(model, *run_args)`, which calls the model on samples, and `convert`; a copy unless `inplace`."""
+    prepared = prepare(model if inplace else copy.deepcopy(model), inplace=True).eval()
+    run_fn(prepared, *run_args)
+    return convert(prepared, mapping, inplace=True)
 
 
 def _is_stub(module: nn.Module) -> bool:

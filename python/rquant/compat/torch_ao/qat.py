@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,7 +12,7 @@ from ...calibration import Calibration
 from ...observers.methods import observer_of
 from ...qat.batch_norm import InnerBatchNorm
 from ...qat.ranges import ObservedRange
-from .prepare import PREPARED, as_arguments, mapping_of, quantized_plans
+from .prepare import PREPARED, as_arguments, convert, mapping_of, quantized_plans
 from .qconfig import Plan, put_qconfigs
 
 
@@ -65,6 +66,15 @@ def prepare_qat_fx(model: nn.Module, qconfig_mapping: Any, example_inputs: Any, 
     model = copy.deepcopy(model)
     put_qconfigs(model, mapping_of(qconfig_mapping))
     return prepare_qat(model, inplace=True)
+
+
+def quantize_qat(
+    model: nn.Module, run_fn: Callable[..., Any], run_args: Sequence[Any], inplace: bool = False
+) -> nn.Module:
+    """`prepare_qat` in training mode, `run_fn(model, *run_args)`, which trains the model, and `convert`; a copy unless `inplace`."""
+    prepared = prepare_qat(model if inplace else copy.deepcopy(model), inplace=True).train()
+    run_fn(prepared, *run_args)
+    return convert(prepared, inplace=True)
 
 
 def disable_observer(module: nn.Module) -> None:

@@ -16,8 +16,8 @@ from .observers import (
     HistogramObserver,
     MinMaxObserver,
     MovingAverageMinMaxObserver,
-    PerChannelMinMaxObserver,
-    PlaceholderObserver,
+    default_dynamic_quant_observer,
+    default_per_channel_weight_observer,
     method_of,
     symmetric,
 )
@@ -30,9 +30,9 @@ class QConfig(NamedTuple):
     weight: Callable[[], Any]
 
 
-_WEIGHT = PerChannelMinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_channel_symmetric)
-default_qconfig = QConfig(MinMaxObserver, _WEIGHT)
-default_dynamic_qconfig = QConfig(PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True), _WEIGHT)
+_WEIGHT = default_per_channel_weight_observer
+default_qconfig = default_per_channel_qconfig = QConfig(MinMaxObserver, _WEIGHT)
+default_dynamic_qconfig = per_channel_dynamic_qconfig = QConfig(default_dynamic_quant_observer, _WEIGHT)
 default_qat_qconfig = QConfig(MovingAverageMinMaxObserver, _WEIGHT)
 _BACKENDS = ("x86", "fbgemm", "onednn", "qnnpack")
 
