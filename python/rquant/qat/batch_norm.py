@@ -17,9 +17,10 @@ from ..fuse.pairs import Pairs
 from ..fuse.report import FoldRow
 from ..nn import PackedWeight
 from ..nn.placing import place, take_hooks
+from .flags import Flags
 
 
-class InnerBatchNorm(nn.Module):
+class InnerBatchNorm(Flags):
     """The BatchNorm `norm` of a layer's output channels, as the layer's child `batch_norm`."""
 
     def __init__(self, norm: _BatchNorm) -> None:
@@ -32,6 +33,10 @@ class InnerBatchNorm(nn.Module):
         super().train(mode)
         self.norm.train(mode and not self.frozen)
         return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.train(self.training)  # as loaded: frozen or not
 
     @property
     def live(self) -> bool:

@@ -13,15 +13,18 @@ from .._fake_quantize import fake_quantize_activations
 from ..nn.static import static_qparams
 from ..observers import Observer
 from ..qtypes import qint8
+from .flags import Flags
 from .scales import Float32, LearnedScale
 
 
-class ObservedRange(Float32):
+class ObservedRange(Flags, Float32):
     """The scale follows an observer that sees each batch in training, until `frozen`.
 
-    `scale` float32 `[1]`, `zero_point` int8 `[1]`: the last ones, by which eval mode rounds.
+    `scale` float32 `[1]`, `zero_point` int8 `[1]`: the last ones, by which eval mode rounds. A state dict has what the
+    observer knows too, under `observer.`, and whether it is `symmetric` and `frozen`: training goes on from there.
     """
 
+    FLAGS = ("symmetric", "frozen")
     scale: Tensor
     zero_point: Tensor
 
@@ -38,9 +41,36 @@ class ObservedRange(Float32):
         ends = torch.tensor([-127.0, 127.0]) - self.zero_point.item()
         self.observer.update(ends * self.scale.item())
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self._begin()
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        known = self.observer.state_dict()
+        destination.update({f"{prefix}observer.{name}": tensor for name, tensor in known.items()})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        mark = f"{prefix}observer."
+        known = {key.removeprefix(mark): t.clone() for key, t in state_dict.items() if key.startswith(mark)}
+        unexpected: list[str] = []
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected, error_msgs
+        )
+        unexpected_keys += [key for key in unexpected if not key.startswith(mark)]
+        if not known:  # an older state dict: the range is all there is to go on from
+            self._begin()
+            return
+        self.observer = self.make()
+        try:
+            self.observer.load_state_dict(known)
+        except ValueError as error:
+            error_msgs.append(f"{mark.removesuffix('.')}: {error}")
 
     def qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point as they are."""
