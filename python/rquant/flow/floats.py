@@ -15,6 +15,8 @@ from .place import Place, StaticLayer
 class Floats:
     """What `Integers` computes, on floats with gradients; with a recorder nothing is rounded, and it is told the values."""
 
+    has_gradients = True
+
     def knows(self, place: Place) -> bool:
         """Whether values can be rounded there; a recorder wants to see them all."""
         return recording.current() is not None or place.qparams is not None

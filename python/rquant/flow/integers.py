@@ -56,6 +56,8 @@ def _all(x: Codes) -> Tensor:
 class Integers:
     """Each method makes `Codes` of `Codes`; `Floats` has the same ones on rounded floats."""
 
+    has_gradients = False
+
     def knows(self, place: Place) -> bool:
         """Whether values can be rounded there."""
         return place.qparams is not None

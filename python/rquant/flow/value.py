@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import recording
+from .birth import Birth
 from .place import Place, StaticLayer
 
 INF = math.inf
@@ -31,13 +32,19 @@ class Value:
     """How many operations the product took along."""
     taken = False
     rounded: Any = None
+    at: Place | None = None
+    """Where it was rounded."""
     floats: Tensor | None = None
+    birth: Birth | None = None
+    """Of what has gradients: `codes`, `tensor` and `laid` compute there."""
 
     def __init__(self, arithmetic: Any, node: Any, shape: Sequence[int], dtype: torch.dtype) -> None:
         self.arithmetic, self.node = arithmetic, node
         self.channels_last: bool = node.channels_last
         self.shape: torch.Size = shape if type(shape) is torch.Size else torch.Size(shape)
         self.dtype = dtype
+        if arithmetic.has_gradients:
+            self.birth = Birth.now()
 
     @property
     def layer(self) -> StaticLayer | None:
@@ -80,12 +87,16 @@ class Value:
     def codes(self, place: Place) -> Any:
         """Rounded for `place`."""
         if self.rounded is not None:
-            return self.arithmetic.again(self.rounded, place)
+            return self.rounded if self.at == place else self.arithmetic.again(self.rounded, place)
+        if self.birth is not None and self.birth.elsewhere():
+            with self.birth.again():
+                return self.codes(place)
         if self.taken:
             self._read()
         self.rounded = None if self.floats is not None else self.node.round(self, place)
         if self.rounded is None:
             self.rounded = self.arithmetic.enter(self._computed(), place)
+        self.at = place
         self._settle()
         return self.rounded
 
@@ -100,12 +111,18 @@ class Value:
 
     def tensor(self) -> Tensor:
         """As floats: exact if it was not rounded before."""
+        if self.birth is not None and self.birth.elsewhere():
+            with self.birth.again():
+                return self.tensor()
         if self.taken and self.floats is None and self.rounded is None:
             self._read()
         return self._computed()
 
     def laid(self) -> Tensor:
         """`tensor()`, its elements in memory as torch would have them: channels last only if the model's input had them so."""
+        if self.birth is not None and self.birth.elsewhere():
+            with self.birth.again():
+                return self.laid()
         floats = self.tensor()
         if not self.channels_last and not floats.is_contiguous():
             floats = self.floats = floats.contiguous()
@@ -146,6 +163,7 @@ class Value:
         taken = Value.__new__(Value)
         taken.__dict__.update(self.__dict__)
         taken.taken, taken.stage = False, self.stage + 1
+        taken.birth = None if self.birth is None else Birth.now()
         return taken
 
     def clamp(self, lo: float, hi: float) -> "Value":

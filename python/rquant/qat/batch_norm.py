@@ -18,6 +18,7 @@ from ..fuse.report import FoldRow
 from ..nn import PackedWeight
 from ..nn.placing import place, take_hooks
 from .flags import Flags
+from .recomputation import recomputing
 
 
 class InnerBatchNorm(Flags):
@@ -26,6 +27,7 @@ class InnerBatchNorm(Flags):
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
         self.norm, self.frozen = norm, False
+        self._before: tuple[Tensor, Tensor] | None = None
         self.train(norm.training)
 
     def train(self, mode: bool = True) -> "InnerBatchNorm":
@@ -43,10 +45,16 @@ class InnerBatchNorm(Flags):
         """Whether it normalizes by the batch's own statistics now."""
         return self.norm.training
 
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """The running mean and variance, before a batch that is run again those before it."""
+        if self._before is not None and self.live and recomputing():
+            return self._before
+        return self.norm.running_mean, self.norm.running_var  # type: ignore[return-value]
+
     def factor(self) -> Tensor:
         """`gamma / sqrt(running variance + eps)`, float32 `[channels]`."""
         norm = self.norm
-        spread = torch.sqrt(norm.running_var.float() + norm.eps)
+        spread = torch.sqrt(self._statistics()[1].float() + norm.eps)
         return spread.reciprocal() if norm.weight is None else norm.weight.float() / spread
 
     def fold_weight(self, weight: Tensor) -> Tensor:
@@ -70,7 +78,22 @@ class InnerBatchNorm(Flags):
         """The product with the folded weight `[N, channels, ...]`, without bias, as the layer and its BatchNorm would have it."""
         shape = (1, -1, *[1] * (out.dim() - 2))
         out = out / self._safe().to(out.dtype).reshape(shape)
-        return self.norm(out if bias is None else out + bias.to(out.dtype).reshape(shape))  # type: ignore[no-any-return]
+        out = out if bias is None else out + bias.to(out.dtype).reshape(shape)
+        if recomputing():
+            return self._again(out)
+        if not torch.compiler.is_compiling():
+            mean, var = self._statistics()
+            self._before = mean.clone(), var.clone()
+        return self.norm(out)  # type: ignore[no-any-return]
+
+    def _again(self, out: Tensor) -> Tensor:
+        """Normalized by the batch; the running statistics know it already."""
+        buffers = dict(self.norm._buffers)
+        try:
+            self.norm._buffers.update({n: t if t is None else t.clone() for n, t in buffers.items()})
+            return self.norm(out)  # type: ignore[no-any-return]
+        finally:
+            self.norm._buffers.update(buffers)
 
 
 def fold_bn(model: nn.Module, *args: Any, **kwargs: Any) -> list[FoldRow]:

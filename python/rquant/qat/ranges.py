@@ -14,6 +14,7 @@ from ..nn.static import static_qparams
 from ..observers import Observer
 from ..qtypes import qint8
 from .flags import Flags
+from .recomputation import recomputing
 from .scales import Float32, LearnedScale
 
 
@@ -77,8 +78,8 @@ class ObservedRange(Flags, Float32):
         return self.scale, self.zero_point
 
     def forward(self, x: Tensor) -> Tensor:
-        """x rounded and back, with gradients; a batch in training moves the range first."""
-        if self.training and not self.frozen:
+        """x rounded and back, with gradients; a batch in training moves the range first, once."""
+        if self.training and not self.frozen and not recomputing():
             self.observer.update(x.detach())
             lo, hi = self.observer.range(qint8, self.symmetric)
             scale, zero = static_qparams(lo, hi, self.symmetric)
@@ -102,7 +103,8 @@ class LearnedRange(LearnedScale):
 
     def qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point as they are."""
-        return self.scale.detach(), self.zero_point
+        with torch.no_grad():
+            return self.scale, self.zero_point
 
     def forward(self, x: Tensor) -> Tensor:
         """x rounded and back, with gradients to it and to the scale."""
