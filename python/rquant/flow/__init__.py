@@ -6,5 +6,17 @@ from .floats import Floats
 from .integers import Codes, Integers
 from .place import Place, QParams
 from .recording import Recorder
+from .straight_through import StraightThrough, Traced, with_gradient_of
 
-__all__ = ["Activation", "Codes", "Floats", "Integers", "Place", "QParams", "Recorder"]
+__all__ = [
+    "Activation",
+    "Codes",
+    "Floats",
+    "Integers",
+    "Place",
+    "QParams",
+    "Recorder",
+    "StraightThrough",
+    "Traced",
+    "with_gradient_of",
+]

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from .. import _autograd, _ops, _static_ops
 from .._native.launch import Launches, Sized, possible
-from ..flow import Codes, QParams
+from ..flow import Codes, QParams, with_gradient_of
 from ..qtypes import ACTIVATIONS, QType, qint8, qtype_of
 from ..scheme import GroupSize, Optimizer, Scheme
 from .fixed_point import FixedPointOutput, resolve_requantization
 from .packed_weight import PackedWeight, float_weight
 from .placing import apart
 from .registry import register_module
-from .static import LAUNCHES, StaticInput, channels_last, epilogue, plain
+from .static import FLOATS, INTEGERS, LAUNCHES, StaticInput, channels_last, epilogue, plain
 from .storage import PANELS
 
 
@@ -135,8 +135,14 @@ class _Conv(FixedPointOutput, StaticInput, PackedWeight):
                 return self.forward(input.unsqueeze(0)).squeeze(0)
             return self.receive(input if self.padding_mode == "zeros" else self._padded(input))
         x = plain(input)
-        if integer and output_size is None and not self.learns(x):
+        if not integer or output_size is not None or (arithmetic := self.arithmetic(x)) is FLOATS:
+            return self._rounded_forward(x, output_size)
+        if arithmetic is INTEGERS:
             return self._dynamic(self._padded(x))
+        return with_gradient_of(self._dynamic(self._padded(x.detach())), self._rounded_forward(x))
+
+    def _rounded_forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """In float, x rounded as it is in integers."""
         if self.activations is not None:
             shape = x.shape
             x = _autograd.round_rows(x.flatten(-len(self.kernel_size) - 1), self.activations).reshape(shape)

@@ -25,7 +25,9 @@ class LayerNorm(Unpacked, nn.LayerNorm):
         """A module with copies of the parameters. Raises TypeError for another module."""
         if not isinstance(norm, nn.LayerNorm):
             raise TypeError(f"norm: expected nn.LayerNorm, got {type(norm).__name__}")
-        return apart(cls.wrap(norm, activations))
+        made = apart(cls.wrap(norm, activations))
+        made.frozen = True
+        return made
 
     def forward(self, input: Tensor) -> Tensor:
         """As torch's; a calibrated one gives an `Activation`."""

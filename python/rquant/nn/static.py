@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from .._fake_quantize import fake_quantize_activations
 from .._static_ops import ends
-from ..flow import Activation, Codes, Floats, Integers, Place, QParams, recording
+from ..flow import Activation, Codes, Floats, Integers, Place, QParams, StraightThrough, recording
 from ..flow.value import Product, Value
 from . import storage
 
-INTEGERS, FLOATS = Integers(), Floats()
+INTEGERS, FLOATS, STRAIGHT_THROUGH = Integers(), Floats(), StraightThrough()
 NAMES = ("input", "output")
 BUFFERS = tuple(f"{name}_{part}" for name in NAMES for part in ("scale", "zero_point"))
 _PAIRS = {name: (f"{name}_range", f"{name}_scale", f"{name}_zero_point") for name in NAMES}
@@ -124,7 +124,7 @@ class StaticInput(nn.Module):
     def receive(self, x: Any) -> Any:
         """What the layer returns for an input that is to be rounded statically, or recorded."""
         recorder = recording.current()
-        arithmetic: Any = FLOATS if recorder is not None or self.learns(x) else INTEGERS
+        arithmetic = FLOATS if recorder is not None else self.arithmetic(x)
         place = Place(self, "input")
         if type(x) is Activation and (read := x.value).arithmetic is arithmetic:
             dtype, shape, rounded, last = read.dtype, read.shape, read.codes(place), read.channels_last
@@ -136,13 +136,13 @@ class StaticInput(nn.Module):
         value = Value(arithmetic, Product(self, rounded, last), self.output_shape(shape), dtype)
         return Activation(value) if recorder is not None or self.flow else value.laid()
 
-    def learns(self, x: Any) -> bool:
-        """Whether gradients may be wanted of what the layer does to x: then it computes in float."""
+    def arithmetic(self, x: Any) -> Any:
+        """How it computes of x: in float while it trains, else in integers, with gradients if x may want them."""
         if self.training and not self.frozen:
-            return True
+            return FLOATS
         if isinstance(x, Activation):
-            return x.value.arithmetic is FLOATS
-        return torch.is_grad_enabled() and x.requires_grad
+            return x.value.arithmetic
+        return STRAIGHT_THROUGH if torch.is_grad_enabled() and x.requires_grad else INTEGERS
 
     def statically(self) -> bool:
         """Whether `receive` is to take the input."""

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..flow import Activation, Codes, recording
+from ..flow import Activation, Codes, Traced, recording
 from ..flow.value import Product, Value
 from ..qtypes import ACTIVATIONS, QType, qtype_of
-from .static import FLOATS, INTEGERS, StaticInput, plain
+from .static import FLOATS, INTEGERS, STRAIGHT_THROUGH, StaticInput, plain
 
 Self = TypeVar("Self", bound="Unpacked")
 
@@ -23,6 +23,8 @@ class Unpacked(StaticInput):
 
     OPTIONS = ("activations", *StaticInput.OPTIONS)
     activations: QType | None
+    frozen = False
+    """Whether the layers around it are: what it returns in training is rounded as deployed then."""
 
     @classmethod
     def wrap(
@@ -70,22 +72,34 @@ class Unpacked(StaticInput):
 
     def send(self, x: Any) -> Activation:
         """What it returns for x, not computed yet."""
-        codes = x.value.rounded if isinstance(x, Activation) else None
-        if recording.current() is not None or self.learns(x):
-            given: Any = plain(x)
-            value = Value(FLOATS, Product(self, given), x.shape, x.dtype)
-        else:
-            given = codes if isinstance(codes, Codes) else _floats(plain(x))
-            value = Value(INTEGERS, Product(self, given), x.shape, x.dtype)
+        arithmetic = FLOATS if recording.current() is not None else self.arithmetic(x)
+        given = x.value.rounded if isinstance(x, Activation) else None
+        if arithmetic is FLOATS:
+            given = plain(x)
+        elif arithmetic is INTEGERS:
+            given = given if isinstance(given, Codes) else _floats(plain(x))
+        elif not isinstance(given, Traced):
+            floats = plain(x)
+            given = Traced(given if isinstance(given, Codes) else _floats(floats.detach()), floats)
+        value = Value(arithmetic, Product(self, given), x.shape, x.dtype)
         value.node.fuses = value.node.takes_addend = False
         return Activation(value)
 
-    def learns(self, x: Any) -> bool:
-        """As `StaticInput.learns`."""
+    def arithmetic(self, x: Any) -> Any:
+        """As `StaticInput.arithmetic`; its parameters may train, even among layers that are frozen."""
+        grad = torch.is_grad_enabled()
+        trains = grad and self.training and any(p.requires_grad for p in self.parameters())
         if isinstance(x, Activation):
-            return x.value.arithmetic is FLOATS
-        wanted = x.requires_grad or (self.training and any(p.requires_grad for p in self.parameters()))
-        return torch.is_grad_enabled() and wanted
+            known = x.value.arithmetic
+            return STRAIGHT_THROUGH if trains and known is INTEGERS else known
+        if trains and not self.frozen:
+            return FLOATS
+        return STRAIGHT_THROUGH if trains or (grad and x.requires_grad) else INTEGERS
+
+    def settle(self) -> None:
+        """Called by `rquant.freeze`."""
+        super().settle()
+        self.frozen = True
 
 
 def _floats(x: torch.Tensor) -> Codes:

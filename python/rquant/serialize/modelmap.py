@@ -187,6 +187,7 @@ def replace_modules(model: nn.Module, config: Config, first: dict[str, str], sou
     made: dict[
         int, tuple[nn.Module, nn.Module]
     ] = {}  # what was there and what is now; held, so that ids stay theirs
+    frozen = any(name.endswith("weight_packed") for name in source.shapes)
     for name in sorted(config["modules"]):  # a container before its parts
         entry = config["modules"][name]
         try:
@@ -201,6 +202,8 @@ def replace_modules(model: nn.Module, config: Config, first: dict[str, str], sou
                 new = _module(module, entry, packed)
             except (TypeError, ValueError) as error:
                 raise source.error(f"module {name!r}: {error}") from None
+            if isinstance(new, Unpacked):
+                new.frozen = frozen
             made[id(module)] = made[id(new)] = module, new
         place(model, name, made[id(module)][1])
 
