@@ -25,10 +25,6 @@ def plain(x, scale, zero, lowest, highest):
     return (clipped - zero) * scale
 
 
-def arguments_of(scheme):
-    return scheme.kind, scheme.group_size, scheme.symmetric, optimize.key(scheme.optimizer)
-
-
 @given(
     zero=st.integers(-127, 127),
     scale=st.floats(1e-3, 10),
@@ -89,9 +85,8 @@ def test_weights(scheme, per_tensor):
     learned = LearnedWeightScale(weight, scheme, per_tensor, "mse")
     with torch.no_grad():  # as training might: now much is clipped
         learned.log_scale.sub_(torch.rand_like(learned.log_scale))
-    arguments = arguments_of(Scheme(scheme.qtype, scheme.symmetric, scheme.group_size, "uint8", learned))
     upstream = torch.randn(6, 18)
-    out = learned.fake_quantize(weight, arguments)
+    out = learned.fake_quantize(weight, scheme)
     (out * upstream).sum().backward()
     groups = 1 if scheme.per_channel else -(-18 // scheme.group_size)
     assert learned.log_scale.numel() == (1 if per_tensor else 6 * groups)

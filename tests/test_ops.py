@@ -54,6 +54,9 @@ def calls(parts):
     yield "gemm_i32", (torch.ones(3, 50, dtype=torch.int8), panels, 20)
     yield "fake_quantize", (w, *scheme)
     yield "inside_range", (w, *scheme)
+    learned = w, q.scale.float(), q.zero_point, q.bits, q.group_size
+    yield "fake_quantize_learned", learned
+    yield "fake_quantize_learned_backward", (torch.randn(w.shape), *learned)
 
 
 def test_every_op_passes_opcheck(parts):

@@ -1,6 +1,7 @@
 """Training that was stopped goes on from its state dict, to the last bit."""
 
 import io
+import pickle
 
 import pytest
 import torch
@@ -66,6 +67,16 @@ def test_half_and_half_is_the_whole(way):
     other = resumed(way, *half)
     steps(*other, 4, 8)
     assert_same(whole[0], other[0])
+
+
+@pytest.mark.parametrize("way", ["moving average", "histogram"])
+def test_a_pickle_goes_on_too(way):
+    model, optimizer = prepared(way)
+    steps(model, optimizer, 0, 1)
+    other = pickle.loads(pickle.dumps(model))
+    for one in (model, other):
+        steps(one, torch.optim.SGD(one.parameters(), 0.01), 1, 3)
+    assert_same(model, other)
 
 
 def test_what_was_frozen_stays_so():

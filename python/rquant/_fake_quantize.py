@@ -13,19 +13,29 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from . import _ops
-from ._autograd import SchemeArguments
-from ._backends import reference
+from ._backends import learned
 from ._backends.static_reference import LARGEST
+from ._ops import define
 from ._static_ops import fake_quantize_static, inside_range_static
 
+stored_scale = learned.stored
 
-def _of_scale(x: Tensor, scale: Tensor, zero: Tensor, lowest: int, highest: int) -> tuple[Tensor, Tensor]:
-    """Whether each code came without clipping (bool), and the derivative of `x̂` to its scale."""
-    ratio = x.float() / scale
-    steps = ratio.round() + zero
-    inside = (steps >= lowest) & (steps <= highest)
-    return inside, steps.clamp(lowest, highest) - zero - torch.where(inside, ratio, 0.0)
+# Scales are stored as their values allow, which only runs inside of an op: traced, it is one.
+_LEARNED = "Tensor weight, Tensor scale, Tensor? zero, int kind, int group_size"
+define(
+    "fake_quantize_learned",
+    f"({_LEARNED}) -> Tensor",
+    lambda weight, *_: torch.empty_like(weight, memory_format=torch.contiguous_format),
+    on_cpu=learned.fake_quantize_learned,
+    elsewhere=learned.fake_quantize_learned,
+)
+define(
+    "fake_quantize_learned_backward",
+    f"(Tensor grad, {_LEARNED}) -> (Tensor, Tensor)",
+    lambda grad, weight, scale, *_: (torch.empty_like(grad), torch.empty_like(scale)),
+    on_cpu=learned.fake_quantize_learned_backward,
+    elsewhere=learned.fake_quantize_learned_backward,
+)
 
 
 class _Activations(Function):
@@ -39,7 +49,7 @@ class _Activations(Function):
         x, scale, zero = ctx.saved_tensors
         if not ctx.needs_input_grad[1]:
             return grad * inside_range_static(x, scale, zero), None, None
-        inside, of_scale = _of_scale(x, scale, zero.float(), -LARGEST, LARGEST)
+        inside, of_scale = learned.of_scale(x, scale, zero.float(), -LARGEST, LARGEST)
         features = x[0].numel() if x.dim() > 1 else x.numel()
         total = (grad.float() * of_scale).sum().reshape(scale.shape)
         return grad * inside, total / math.sqrt(max(features, 1) * LARGEST), None
@@ -59,37 +69,24 @@ def fake_quantize_activations(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 class _Weight(Function):
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, scale: Tensor, stored: Tensor, zero: Tensor | None, arguments: SchemeArguments
-    ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(weight, stored, zero)
-        ctx.arguments, ctx.shape = arguments, scale.shape
-        return _ops.fake_quantize(weight, *arguments)  # type: ignore[no-any-return]
+        ctx: Any, weight: Tensor, scale: Tensor, zero: Tensor | None, kind: int, group_size: int
+    ) -> Tensor:
+        ctx.save_for_backward(weight, scale, zero)
+        ctx.arguments = kind, group_size
+        return torch.ops.rquant.fake_quantize_learned(weight, scale, zero, kind, group_size)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        weight, stored, zero = ctx.saved_tensors
-        kind, group_size, symmetric, _ = ctx.arguments
-        n, k = weight.shape
-        half = 1 << (kind - 1)
-        s = reference.expand(stored.float(), k, group_size)
-        z = reference.expand(reference.zeros_of(stored, zero, kind), k, group_size)
-        inside, of_scale = _of_scale(weight, s, z, -half + symmetric, half - 1)
-        to_scale = None
-        if ctx.needs_input_grad[1]:
-            size = max(k, 1) if group_size == -1 else group_size
-            sums = torch.nn.functional.pad(grad.float() * of_scale, (0, -k % size)).unflatten(1, (-1, size))
-            to_scale = sums.sum(-1).sum_to_size(ctx.shape)
-            qmax = half - 1 if symmetric else 2 * half - 1
-            to_scale = to_scale / math.sqrt(max(n * k // to_scale.numel(), 1) * qmax)
-        return grad * inside, to_scale, None, None, None
+        gradients = torch.ops.rquant.fake_quantize_learned_backward(grad, *ctx.saved_tensors, *ctx.arguments)
+        return *gradients, None, None, None
 
 
 def fake_quantize_weight(
-    weight: Tensor, scale: Tensor, stored: Tensor, zero: Tensor | None, arguments: SchemeArguments
+    weight: Tensor, scale: Tensor, zero: Tensor | None, kind: int, group_size: int
 ) -> Tensor:
-    """`weight` `[n, k]` as its codes read back, under scales that may learn.
+    """`weight` `[n, k]` as its codes of `kind` read back, under scales that may learn, with gradients to both.
 
-    `scale`: float32, to get the gradient: `[n, groups]`, `[n, 1]` or `[1, 1]`. `stored`: the same as they are stored,
-    `[n, groups]`; `zero` the same shape, as in a file, or None. `arguments`: the scheme, whose optimizer encodes by them.
+    `scale`: float32, `[n, groups]`, `[n, 1]` or `[1, 1]`; rounded as it is stored in a file. `zero`: `[n, groups]`, as in a
+    file, or None for a symmetric scheme. Raises ValueError for NaN or infinity in the weight.
     """
-    return _Weight.apply(weight, scale, stored, zero, arguments)  # type: ignore[no-any-return]
+    return _Weight.apply(weight, scale, zero, kind, group_size)  # type: ignore[no-any-return]

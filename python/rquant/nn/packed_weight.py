@@ -201,17 +201,12 @@ class PackedWeight(nn.Module):
         dtype = dtype or self.compute_like.dtype
         if self.frozen:
             return self.from_matrix(storage.dequantize(self.held, self.weight_shape, self.scheme, dtype))
-        if "weight_range" in self._modules:
-            return self.from_matrix(self._learned_matrix().to(dtype))
+        if (learned := self._modules.get("weight_range")) is not None:
+            matrix = learned.fake_quantize(self.float_matrix(), self.scheme)  # type: ignore[operator]
+            return self.from_matrix(matrix.to(dtype))
         return self.from_matrix(
             _autograd.fake_quantize(self.float_matrix(), self._scheme_arguments()).to(dtype)
         )
-
-    # how learned scales are stored depends on their values, and statistics of a BatchNorm inside change later in the call
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _learned_matrix(self) -> Tensor:
-        learned: Any = self._modules["weight_range"]
-        return learned.fake_quantize(self.float_matrix(), self._scheme_arguments())  # type: ignore[no-any-return]
 
     def _scheme_arguments(self) -> SchemeArguments:
         scheme = self.scheme

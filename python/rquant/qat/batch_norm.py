@@ -24,10 +24,12 @@ from .recomputation import recomputing
 class InnerBatchNorm(Flags):
     """The BatchNorm `norm` of a layer's output channels, as the layer's child `batch_norm`."""
 
+    _before: tuple[Tensor, Tensor] | None = None
+    """The running mean and variance before the last batch."""
+
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
         self.norm, self.frozen = norm, False
-        self._before: tuple[Tensor, Tensor] | None = None
         self.train(norm.training)
 
     def train(self, mode: bool = True) -> "InnerBatchNorm":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from torch import nn
@@ -48,7 +49,7 @@ def prepare(
             "model: expected quantized layers that are not frozen, got none: call rquant.quantize first"
         )
     observer_of(observer, "observer")
-    make = _slow_average if observer == "moving_average" else lambda: observer_of(observer)
+    make = _slow_average if observer == "moving_average" else partial(observer_of, observer)
     if weights == "learned":
         _learn_weights(layers, per_tensor, start)
     for module in model.modules():

@@ -80,12 +80,17 @@ class ObservedRange(Flags, Float32):
     def forward(self, x: Tensor) -> Tensor:
         """x rounded and back, with gradients; a batch in training moves the range first, once."""
         if self.training and not self.frozen and not recomputing():
-            self.observer.update(x.detach())
-            lo, hi = self.observer.range(qint8, self.symmetric)
-            scale, zero = static_qparams(lo, hi, self.symmetric)
-            # new tensors: a backward to come may still need the old ones
-            self.scale, self.zero_point = self.scale.new_tensor([scale]), self.zero_point.new_tensor([zero])
+            self._follow(x.detach())
         return fake_quantize_activations(x, self.scale, self.zero_point)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _follow(self, x: Tensor) -> None:
+        """An observer is Python's: no graph takes it in."""
+        self.observer.update(x)
+        lo, hi = self.observer.range(qint8, self.symmetric)
+        scale, zero = static_qparams(lo, hi, self.symmetric)
+        # new tensors: a backward to come may still need the old ones
+        self.scale, self.zero_point = self.scale.new_tensor([scale]), self.zero_point.new_tensor([zero])
 
     def extra_repr(self) -> str:
         """How, and whether still."""

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from .. import optimize
-from .._autograd import SchemeArguments
-from .._fake_quantize import fake_quantize_weight
+from .._fake_quantize import fake_quantize_weight, stored_scale
 from .._native import QMatrix
 from ..scheme import PER_CHANNEL, Optimizer, Scheme, ZeroPointDtype
 
@@ -87,18 +86,14 @@ class LearnedWeightScale(LearnedScale):
         else:
             q = optimize.choose(weight, scheme)
         super().__init__(q.scale.to(device))
-        self.groups, self.per_channel = (n, scheme.groups(k)), scheme.per_channel
+        self.groups, self.group_size = (n, scheme.groups(k)), scheme.group_size
         zero = None if q.zero_point is None else q.zero_point.expand(self.groups).contiguous()
         self.register_buffer("zero_point", None if zero is None else zero.to(device))
 
     def stored(self) -> Tensor:
-        """The scales `[n, groups]` as a file has them: float16 of groups, unless one is beyond its normal range."""
+        """The scales `[n, groups]` as a file has them."""
         with torch.no_grad():
-            scale = self.scale.expand(self.groups).contiguous()
-        if self.per_channel:
-            return scale
-        half, normal = scale.half(), torch.finfo(torch.float16)
-        return half if bool(((half >= normal.tiny) & (half <= normal.max)).all()) else scale
+            return stored_scale(self.scale, self.groups, self.group_size)
 
     def forward(self, weight: Tensor, scheme: Scheme) -> QMatrix:
         """`weight` `[n, k]` in the scheme's canonical form, by the scales as they are."""
@@ -106,6 +101,6 @@ class LearnedWeightScale(LearnedScale):
         zero = None if zero is None else zero.to(weight.device)
         return optimize.encode(weight, stored.to(weight.device), zero, scheme)
 
-    def fake_quantize(self, weight: Tensor, arguments: SchemeArguments) -> Tensor:
+    def fake_quantize(self, weight: Tensor, scheme: Scheme) -> Tensor:
         """What `forward`'s codes read back as, with gradients to the weight and to `log_scale`."""
-        return fake_quantize_weight(weight, self.scale, self.stored(), self.zero_point, arguments)
+        return fake_quantize_weight(weight, self.scale, self.zero_point, scheme.kind, scheme.group_size)
