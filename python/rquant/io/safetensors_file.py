@@ -1,19 +1,18 @@
 """A safetensors file, written one layer at a time and put in place whole, read as views of the mapped file."""
 
-import contextlib
 import hashlib
 import json
 import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .atomic import replacing
 from .checkpoint import open_checkpoint
 from .safetensors_header import CHECKSUMS, Header, Spec, layout
 
@@ -73,7 +72,7 @@ def write(path: Path, entries: Sequence[Entry], metadata: Mapping[str, str]) -> 
     tensors = {name: spec for entry in entries for name, spec in entry.tensors.items()}
     header = layout(tensors, metadata, checksums={})
     sums: dict[str, str] = {}
-    with _replacing(path) as file:
+    with replacing(path) as temporary, open(temporary, "xb") as file:
         for entry in entries:
             for (name, spec), made in zip(entry.tensors.items(), entry.get(), strict=True):
                 tensor = made.detach().cpu().contiguous()
@@ -87,6 +86,8 @@ def write(path: Path, entries: Sequence[Entry], metadata: Mapping[str, str]) -> 
         header = layout(tensors, metadata, sums)
         file.seek(0)
         file.write(header.data)
+        file.flush()
+        os.fsync(file.fileno())
     return header
 
 
@@ -99,20 +100,6 @@ def _bytes(tensor: Tensor) -> memoryview:
 def checksum(tensor: Tensor) -> str:
     """SHA-256 of a CPU tensor's bytes."""
     return hashlib.sha256(_bytes(tensor)).hexdigest()
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class Reader:
