@@ -113,6 +113,22 @@ def test_nothing_to_quantize():
     assert "no linear" in str(found)
 
 
+def test_what_cannot_be_quantized_does_not_count():
+    video = nn.Sequential(nn.Conv3d(8, 64, 3), nn.Conv3d(64, 128, 3), nn.Flatten(2), nn.Linear(125, 1024))
+    sample = torch.randn(1, 8, 9, 9, 9)
+    assert rquant.recommend(video, sample).mode == "dynamic"  # for the linear layer's sake
+    found = rquant.recommend(video[:3], sample)
+    assert (found.mode, found.steps) == ("float", "")
+    assert "Conv3d: no quantized form" in found.why
+    model = nn.Sequential(nn.Linear(512, 512))
+    rquant.quantize(model)
+    found = rquant.recommend(model)
+    assert (found.mode, found.why) == (
+        "float",
+        "none of its layers can be quantized, Linear: quantized before",
+    )
+
+
 def test_transformers_say_whether_they_generate():
     transformers = pytest.importorskip("transformers")
     sizes = {"vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from .nn.linear import is_conv1d
+from .nn.registry import registration_of, why_not
 from .report import Report, rows_of
 from .rules import Choice
 from .selection import select
@@ -67,7 +68,7 @@ def recommend(model: nn.Module, *args: Any, **kwargs: Any) -> Recommendation:
     each weight is read for one row. (After PyTorch's guide, <https://pytorch.org/blog/quantization-in-practice/>.)
 
     Kinds of layers are weighed by the multiplications that the sample makes them do; without a sample, by their number. A
-    rule of thumb: only an evaluation says what it costs (`rquant.evaluate`).
+    rule of thumb: only an evaluation says what it costs (`rquant.evaluate`). What cannot be quantized does not count.
     """
     kinds = {m: kind for m in model.modules() if (kind := _kind(m)) is not None}
     work = _multiplications(model, kinds, args, kwargs) if args or kwargs else Counter(kinds.values())
@@ -84,6 +85,9 @@ def recommend(model: nn.Module, *args: Any, **kwargs: Any) -> Recommendation:
 
 
 def _kind(module: nn.Module) -> str | None:
+    """Of a layer that can be quantized."""
+    if registration_of(module) is None:
+        return None
     if isinstance(module, _ConvNd):
         return "convolutions"
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
@@ -124,7 +128,15 @@ def _multiplications(
 def _choose(model: nn.Module, kinds: dict[nn.Module, str], work: Counter[str], unit: str) -> tuple[str, str]:
     weights = sum(p.numel() for m in kinds for p in m._parameters.values() if p is not None and p.dim() > 1)
     if not kinds:
-        return "float", "no linear, convolutional or recurrent layers"
+        layers = [
+            m for m in model.modules() if isinstance(m, _ConvNd | nn.RNNBase | nn.RNNCellBase | nn.Linear)
+        ]
+        if not layers:
+            return "float", "no linear, convolutional or recurrent layers"
+        return (
+            "float",
+            f"none of its layers can be quantized, {type(layers[0]).__name__}: {why_not(layers[0])}",
+        )
     if _generates(model):
         return (
             "weight-only",
