@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from ..flow import Recorder, recording
 from ..io.safetensors_header import PathLike
@@ -31,7 +31,8 @@ class Calibration(Recorder):
         rquant.freeze(model)
 
     The model runs as it is, in any way and any number of times: nothing is traced, and inside it computes in float. What
-    other threads run meanwhile is as ever.
+    other threads run meanwhile is as ever. A batch is what a layer sees in one call of the outermost module: all steps of a
+    recurrent layer, all parts of a concatenation, all calls of a shared one.
     `method`: "minmax", "moving_average" (of weight `momentum` for what was before), "percentile" (`percentile` of the
     values), "mse", "entropy", "cross_entropy", or a factory of `rquant.observers.Observer`. `overrides` gives layers another
     one by their names, as globs or `"re:..."`; the first that matches holds. Scales are affine, or with `symmetric` have
@@ -44,6 +45,9 @@ class Calibration(Recorder):
     infinity, as `conv1.input: ... at [3, 5]`; at the end for an override that matches no layer. Warns if no layer ran.
     """
 
+    UNDER_WAY = 0
+    """Calls of modules that have begun when it is entered."""
+
     def __init__(
         self,
         method: Method = "moving_average",
@@ -55,6 +59,7 @@ class Calibration(Recorder):
         model: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self._depth = 0
         self.statistics = Statistics(method, momentum, percentile, symmetric, overrides)
         self.layers: dict[str, Any] = {}
         """By name: those that ran."""
@@ -81,22 +86,34 @@ class Calibration(Recorder):
 
     def __enter__(self) -> "Calibration":
         self._stack = ExitStack()
-        self._stack.enter_context(self.recording())
+        self._depth = self.UNDER_WAY
+        self._stack.enter_context(self.recording(self._depth))
         if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # torch 2.6
             self._stack.enter_context(torch.compiler.set_stance("force_eager"))
-        # modules are entered from the outside in: an unknown one is outermost
-        hook = register_module_forward_pre_hook(lambda module, args: self._meet(module))
-        self._stack.callback(hook.remove)
+        for hook in (
+            register_module_forward_pre_hook(lambda module, args: self._meet(module)),
+            register_module_forward_hook(lambda module, args, output: self._leave(), always_call=True),
+        ):
+            self._stack.callback(hook.remove)
         return self
 
     def _meet(self, module: nn.Module) -> None:
-        if recording.current() is self and module not in self.names:
-            self._name(module)
+        if recording.current() is self:
+            self._depth += 1
+            if module not in self.names:  # modules are entered from the outside in: it is outermost
+                self._name(module)
+
+    def _leave(self) -> None:
+        if recording.current() is self:
+            self._depth -= 1
+            if self._depth == 0:
+                self.statistics.end_batch()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__dict__.pop("_stack").__exit__(kind, error, traceback)  # what is left can be copied
+        self.statistics.end_batch()
         if kind is not None:
             return
         if not self.layers:

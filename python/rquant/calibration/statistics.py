@@ -73,6 +73,11 @@ class Statistics:
             self.tensors[spot] = TensorStatistics(self.choice.of_layer(spot.layer), self.momentum)
         return self.tensors[spot]
 
+    def end_batch(self) -> None:
+        """What is seen from now on is another batch."""
+        for tensor in self.tensors.values():
+            tensor.end_batch()
+
     def ranges(
         self,
         method: Method | None = None,

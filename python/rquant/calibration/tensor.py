@@ -15,7 +15,8 @@ FROM_COUNTS = ("minmax", "moving_average", "percentile", "mse", "entropy")
 class TensorStatistics:
     """The ends, their moving average and a histogram of all values at one place, in 32 KiB; with them ranges by most methods.
 
-    `method` decides; "cross_entropy" keeps a sample of rows too, and a factory its own observer instead.
+    `method` decides; "cross_entropy" keeps a sample of rows too, and a factory its own observer instead. What is seen until
+    `end_batch` is one batch of a moving average, in however many parts it comes.
     """
 
     def __init__(self, method: Method = "moving_average", momentum: float = 0.9) -> None:
@@ -24,25 +25,35 @@ class TensorStatistics:
         self.other: Observer | None = None
         if method not in FROM_COUNTS:
             self.other = observer_of(method)
+        self._batch = MinMax()
 
     def update(self, x: Tensor, name: str) -> None:
-        """A batch at the place of this name. Raises ValueError with the name and the index of the first NaN or infinity."""
+        """A batch, or a part of one, at the place of this name. Raises ValueError with the name and the index of the first NaN or infinity."""
         try:
             extent = self.histogram.count(x)
             if extent is not None:
                 self.minmax.include(*extent)
-                self.average.include(*extent)
-                if self.other is not None:
+                self._batch.include(*extent)
+                if self.other is not None and type(self.other) is not MovingAverage:
                     self.other.update(x)
         except NotFinite as bad:
             raise NotFinite(bad.index, name) from None
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
+    def end_batch(self) -> None:
+        """What comes next is another batch."""
+        batch, self._batch = self._batch, MinMax()
+        if batch.lo <= batch.hi:
+            self.average.include(batch.lo, batch.hi)
+            if type(self.other) is MovingAverage:
+                self.other.include(batch.lo, batch.hi)
+
     def range(
         self, method: Method | None = None, percentile: float = 99.999, symmetric: bool = False
     ) -> Range:
         """By `method`, or the one it was made with. Raises ValueError for one that had to be chosen before."""
+        self.end_batch()
         method = self.method if method is None else method
         if method == "percentile":
             return self.histogram.percentile(percentile, symmetric)
@@ -59,6 +70,8 @@ class TensorStatistics:
 
     def merge(self, other: "TensorStatistics") -> None:
         """As if the batches of `other` had come after."""
+        self.end_batch()
+        other.end_batch()
         self.minmax.merge(other.minmax)
         self.average.merge(other.average)
         self.histogram.merge(other.histogram)
@@ -67,6 +80,7 @@ class TensorStatistics:
 
     def observers(self) -> dict[str, Observer]:
         """By the name of what they find."""
+        self.end_batch()
         kept: dict[str, Any] = {
             "minmax": self.minmax,
             "moving_average": self.average,

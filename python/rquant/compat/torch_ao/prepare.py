@@ -58,8 +58,7 @@ class Preparation:
 class _WithinCall(Calibration):
     """One that is entered while the model's call has begun, and left before it ends."""
 
-    def recording(self, depth: int = 1) -> Any:
-        return super().recording(depth)
+    UNDER_WAY = 1
 
 
 def prepare(
