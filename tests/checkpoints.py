@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -78,11 +79,11 @@ def large(folder: Path, megabytes: int):
     )
 
 
-# Events are a file begun, a tensor written, a file renamed. At one of them the process is killed; at all it may be slow.
+# Events are a file begun, a tensor written, a file renamed. At one of them the process is killed; or it waits once it has begun.
 _PROCESS = """
 import os, signal, sys, time
 from rquant.streaming import output
-kind, left, slow = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+kind, left, wait = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 output._AT_ONCE = int(sys.argv[4])
 def event(name, function):
     def call(*args):
@@ -91,8 +92,10 @@ def event(name, function):
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             left -= 1
-        time.sleep(slow)
-        return function(*args)
+        done = function(*args)
+        if name == "begin":
+            time.sleep(wait)
+        return done
     return call
 output.Output.__init__ = event("begin", output.Output.__init__)
 output.Output.write = event("write", output.Output.write)
@@ -102,11 +105,20 @@ sys.exit(main(["quantize", *sys.argv[5:]]))
 """
 
 
-def converting(*arguments, kill_at=("none", 0), slow=0.0, at_once=2**20):
+def converting(*arguments, kill_at=("none", 0), wait=0.0, at_once=2**20):
     """A process that runs `rquant quantize ARGUMENTS`; `kill_at`: after so many events of a kind, or of "any"."""
-    options = [*map(str, kill_at), str(slow), str(at_once)]
+    options = [*map(str, kill_at), str(wait), str(at_once)]
     command = [sys.executable, "-c", _PROCESS, *options, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def begun(*arguments):
+    """The same, in the middle of a file, and there it stays for ten minutes. The first argument after the source is the result."""
+    process = converting(*arguments, wait=600)
+    while not list(Path(f"{arguments[1]}.partial").rglob("*.part")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    return process
 
 
 def convert(*arguments, **options):

@@ -1,12 +1,52 @@
-"""Instruction sets: the `isa` fixture runs a script at one level, and the summary says which levels ran."""
+"""What holds for every test: the same numbers each time, no network; and fixtures, of which `isa` is for instruction sets."""
 
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+import torch
+
+# `from_pretrained` of a name that is no folder fails at once; a process that crashes says where. What tests start inherits both.
+os.environ |= {"HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1"}
+
+# The same examples each time, however slow the machine; `--hypothesis-profile=search` looks for new ones.
+SLOW = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("same", derandomize=True, database=None, **SLOW)
+hypothesis.settings.register_profile("search", **SLOW)
+hypothesis.settings.load_profile("same")
+
+
+class Torch:
+    """torch's random numbers, for hypothesis to seed: the same ones in each example, as in each module, fixture and test."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+TORCH = Torch()
+hypothesis.register_random(TORCH)
+
+
+def pytest_collectstart() -> None:
+    torch.manual_seed(0)
+
+
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
+    torch.manual_seed(
+        zlib.crc32(fixturedef.argname.encode())
+    )  # others than the test's, and than each other's
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    torch.manual_seed(0)
+
 
 LEVELS = ("portable", "avx2", "avx512vnni", "avx512bf16")
 _seen: dict[str, set[str]] = {"run": set(), "skipped": set()}
@@ -38,12 +78,29 @@ def isa(request: pytest.FixtureRequest) -> Callable[..., str]:
     return run
 
 
+def shared() -> dict[str, object]:
+    """What a test could leave behind for the next one."""
+    from rquant import _threads
+
+    module = torch.nn.modules.module
+    return {
+        "folder": os.getcwd(),
+        "environment": {k: v for k, v in os.environ.items() if k.startswith("RQUANT") or "THREADS" in k},
+        "threads": (torch.get_num_threads(), _threads._chosen),
+        "default dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "global hooks": [*module._global_forward_hooks, *module._global_forward_pre_hooks],
+    }
+
+
 @pytest.fixture(autouse=True)
-def forget_compiled() -> Iterator[None]:
-    """torch.compile counts recompilations of its own wrappers over the whole process, and refuses the ninth."""
+def leave_as_found() -> Iterator[None]:
+    """A test that changes what all share fails itself, not the one that happens to come after it."""
+    before = shared()
     yield
     if (dynamo := sys.modules.get("torch._dynamo")) is not None:
-        dynamo.reset()
+        dynamo.reset()  # it counts recompilations of its own wrappers over the whole process, and refuses the ninth
+    assert shared() == before
 
 
 @pytest.fixture

@@ -20,10 +20,6 @@ def run(script: str, **environment: str) -> str:
 
 
 def leaked(script: str, few: int, many: int) -> int:
-    """KiB by which `calls(many)`, a function that the script defines, raises the most memory that it had after `calls(few)`."""
-    most = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"
-    return int(
-        run(
-            f"{script}\nimport resource\ncalls({few})\nbefore = {most}\ncalls({many})\nprint({most} - before)"
-        )
-    )
+    """Bytes that `calls(many)`, a function that the script defines, leaves behind after `calls(few)`."""
+    measured = f"calls({few})\nbefore = anonymous()\ncalls({many})\nprint(anonymous() - before)"
+    return int(run(f"from memory import anonymous\n{script}\n{measured}"))

@@ -2,11 +2,13 @@
 
 import datetime
 import multiprocessing
+import os
+import sys
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-SECONDS = 100
+SECONDS = 600
 
 
 def _serve(rank: int, rendezvous: str, orders: Connection) -> None:
@@ -14,6 +16,8 @@ def _serve(rank: int, rendezvous: str, orders: Connection) -> None:
     from torch import distributed as dist
 
     torch.set_num_threads(1)
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else it asks what the machine's name stands for
     limit = datetime.timedelta(seconds=SECONDS)
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2, timeout=limit)
     mesh = dist.device_mesh.init_device_mesh("cpu", (2,), mesh_dim_names=("tp",))

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.skipif(WITHOUT, reason="devices in Python: torch 2.9 or
 
 def run(script):
     done = subprocess.run([sys.executable, "-c", BEGIN + script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"{done.returncode}: {done.stdout}{done.stderr}"
 
 
 def test_pain_11_and_12_one_model_on_both_devices():

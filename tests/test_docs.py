@@ -45,7 +45,7 @@ def run_sh(code):
         else:
             assert command == "torchrun", f"{line}: not run by this test"
             torchrun = [sys.executable, "-m", "torch.distributed.run", *arguments]
-            done = subprocess.run(torchrun, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(torchrun, capture_output=True, text=True, timeout=600)
             assert done.returncode == 0, f"{line}:\n{done.stderr}"
             print(done.stdout, end="")
 

@@ -103,7 +103,9 @@ assert torch.equal(program(x), y)
 def test_a_package_runs_without_python(tmp_path):
     """A calibrated network whose tail is not, with weights of several types, and of any batch."""
     torch.manual_seed(0)
-    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU6(), nn.Conv2d(8, 8, 1))
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU6(), nn.Conv2d(8, 8, 1)
+    )
     tail = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
     model, x = nn.Sequential(body, tail).eval(), torch.randn(4, 3, 16, 16)
     rquant.quantize(model, "int8", "int8", rules=[("1.4", {"weights": "int4", "activations": None})])
@@ -111,7 +113,9 @@ def test_a_package_runs_without_python(tmp_path):
         body(x)
     rquant.freeze(model)
     with torch.no_grad():
-        program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},))
+        program = torch.export.export(
+            model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},)
+        )
         torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
         run = torch._inductor.aoti_load_package(str(tmp_path / "model.pt2"))
         for batch in (x, x[:3]):

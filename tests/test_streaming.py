@@ -5,16 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
+import memory
 import pytest
 import torch
 from checkpoints import (
     KILLED,
     SHARDS,
+    begun,
     contents,
     convert,
-    converting,
     free_of,
     large,
     save_shards,
@@ -229,10 +230,7 @@ def test_another_job_starts_anew(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_interrupted_by_hand(tmp_path):
     large(tmp_path / "in", 3)
-    process = converting(tmp_path / "in", tmp_path / "out", slow=0.2)
-    until = time.monotonic() + 30
-    while not list(tmp_path.glob("out.partial/**/*.part")) and time.monotonic() < until:
-        time.sleep(0.01)
+    process = begun(tmp_path / "in", tmp_path / "out")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert process.returncode == 130
@@ -244,10 +242,7 @@ def test_interrupted_by_hand(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX locks")
 def test_two_processes_do_not_write_one_result(tmp_path):
     large(tmp_path / "in", 3)
-    process = converting(tmp_path / "in", tmp_path / "out", "--quiet", slow=0.2)
-    until = time.monotonic() + 30
-    while not list(tmp_path.glob("out.partial/**/*.part")) and time.monotonic() < until:
-        time.sleep(0.01)
+    process = begun(tmp_path / "in", tmp_path / "out", "--quiet")
     with pytest.raises(ValueError, match="another process is writing it"):
         quantize_checkpoint(tmp_path / "in", tmp_path / "out", wish())
     process.kill()
@@ -313,11 +308,9 @@ def test_rules_include_exclude_and_what_matches_nothing(tmp_path):
 
 MEMORY = """
 import sys
-from pathlib import Path
+from memory import peak
 from rquant.scheme import Scheme
 from rquant.streaming import Wish, quantize_checkpoint
-def peak():
-    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) * 1024
 before = peak()
 quantize_checkpoint(sys.argv[1], sys.argv[2], Wish(Scheme.resolve("int4")))
 print(peak() - before)
@@ -325,11 +318,12 @@ assert "torch" not in sys.modules
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="VmHWM is Linux's")
+@pytest.mark.skipif(not memory.TOLD, reason="/proc is Linux's")
 def test_one_tensor_is_in_memory(tmp_path):
     """The whole process's peak, mapped files included; the source is some 140 MB."""
     state = {f"layers.{i}.weight": torch.randn(4096, 2048) for i in range(4)}
     save_file(state, tmp_path / "in.safetensors")
     paths = [str(tmp_path / "in.safetensors"), str(tmp_path / "out.safetensors")]
-    grown = int(subprocess.check_output([sys.executable, "-c", MEMORY, *paths], text=True))
+    command = [sys.executable, "-c", MEMORY, *paths]
+    grown = int(subprocess.check_output(command, cwd=Path(__file__).parent, text=True))
     assert grown < 4096 * 2048 * 4 + 24e6

@@ -4,7 +4,9 @@ import copy
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 
+import memory
 import pytest
 import torch
 
@@ -145,9 +147,7 @@ def test_one_float_weight_is_alive_at_a_time(tmp_path, monkeypatch):
 
 PEAK = """
 import sys, threading, torch, rquant, transformers
-def anonymous():
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+from memory import anonymous
 config = rquant.RQuantConfig(weights="int4")
 transformers.LlamaForCausalLM, config
 base, peak, done = anonymous(), 0.0, threading.Event()
@@ -158,12 +158,12 @@ def watch():
 threading.Thread(target=watch, daemon=True).start()
 model = transformers.LlamaForCausalLM.from_pretrained(sys.argv[1], **eval(sys.argv[2]))
 done.set()
-print(peak - base)
+print((peak - base) / 2**20)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(not memory.TOLD, reason="/proc is Linux's")
 def test_memory_while_loading(tmp_path):
     """284 MB of float32: loading takes what the packed model does (37 MiB) and one float tensor (31 MiB) beside it."""
     sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4, "vocab_size": 8000}
@@ -179,7 +179,8 @@ def test_memory_while_loading(tmp_path):
 
     def peak(path, options):
         command = [sys.executable, "-c", PEAK, str(path), options]
-        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        here = Path(__file__).parent
+        return float(subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout)
 
     assert peak(tmp_path, "dict(quantization_config=config)") < 80
     CAUSAL.from_pretrained(tmp_path, quantization_config=rquant.RQuantConfig(weights="int4")).save_pretrained(

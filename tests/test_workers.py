@@ -80,7 +80,7 @@ def test_workers_forked_after_the_parent_has_used_its_threads(freeze, set_num_th
         rquant.freeze(model)
     want = model(ids).detach()
     loader = torch.utils.data.DataLoader(
-        Outputs(model, ids), 4, num_workers=2, multiprocessing_context="fork", timeout=60
+        Outputs(model, ids), 4, num_workers=2, multiprocessing_context="fork", timeout=600
     )
     assert torch.equal(torch.cat(list(loader)), want)
     assert torch.equal(torch.cat(list(loader)), want)  # and once more
