@@ -11,8 +11,11 @@ import hypothesis
 import pytest
 import torch
 
-# `from_pretrained` of a name that is no folder fails at once; a process that crashes says where. What tests start inherits both.
+# What tests start inherits these: `from_pretrained` of a name that is no folder fails at once; a process that crashes says where;
+# gloo asks nobody what the machine's name stands for.
 os.environ |= {"HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1"}
+if sys.platform == "linux":
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 
 # The same examples each time, however slow the machine; `--hypothesis-profile=search` looks for new ones.
 SLOW = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}

@@ -2,8 +2,6 @@
 
 import datetime
 import multiprocessing
-import os
-import sys
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,8 +14,6 @@ def _serve(rank: int, rendezvous: str, orders: Connection) -> None:
     from torch import distributed as dist
 
     torch.set_num_threads(1)
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else it asks what the machine's name stands for
     limit = datetime.timedelta(seconds=SECONDS)
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2, timeout=limit)
     mesh = dist.device_mesh.init_device_mesh("cpu", (2,), mesh_dim_names=("tp",))
