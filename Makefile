@@ -20,7 +20,7 @@ export PYO3_PYTHON := $(abspath $(PY))
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help demo walkthrough six-steps eval bench bench-kernels bench-mnist bench-models bench-optimizers bench-peers bench-stream bench-vision bench-efficientnet test cuda-check cuda-table cuda-bench test-rust test-python test-transformers lint format wheel clean
-.PHONY: .rust
+.PHONY: .rust .room
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -119,8 +119,9 @@ clean:  ## remove what was built (not .venv)
 	rm -rf target dist python/rquant/_rquant*.so $(VENV)/.native
 
 # Set-up, once: tools, torch, the demo's packages; then the module, whenever a Rust file is newer.
-$(VENV)/.deps: pyproject.toml | .rust $(PY)
-	$(PIP) install 'maturin>=1.9,<2'
+# torch by itself: pip keeps all wheels of one command until the last is unpacked.
+$(VENV)/.deps: pyproject.toml | .rust .room $(PY)
+	$(PIP) install 'maturin>=1.9,<2' 'torch>=2.4'
 	$(PIP) install --no-deps $(MODELS)
 	$(PY) -m maturin develop --release --extras $(EXTRAS)
 	@touch $@
@@ -153,6 +154,14 @@ $(OLDER)/.deps: | $(VENV)/.deps
 	site() { "$$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
 	 echo "import site; site.addsitedir('$$(site $(PY))')" > "$$(site $(OLDER)/bin/python)/other.pth"
 	@touch $@
+
+# What a first set-up takes of a disk, in GB: packages, and what cargo makes of them; beside that, wheels while pip unpacks them.
+.room:
+	@ls -d $(VENV)/lib/python*/site-packages/torch >/dev/null 2>&1 || \
+	 for place in "9 $(CURDIR)" "3 $${TMPDIR:-/tmp}"; do \
+	  free=$$(df -Pk "$${place#* }" | awk 'NR == 2 { print int($$4 / 1000000) }'); \
+	  [ "$${free:-9}" -ge "$${place%% *}" ] || { echo "the first set-up needs $${place%% *} GB in $${place#* }, where $$free GB are free"; exit 1; }; \
+	 done >&2
 
 .rust:
 	@command -v cargo >/dev/null || { echo "rquant is built with Rust >= 1.89; this installs it:"; \
