@@ -83,6 +83,7 @@ def large(folder: Path, megabytes: int):
 _PROCESS = """
 import os, signal, sys, time
 from rquant.streaming import output
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what is in the background without it
 kind, left, wait = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 output._AT_ONCE = int(sys.argv[4])
 def event(name, function):
