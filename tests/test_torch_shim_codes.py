@@ -85,8 +85,8 @@ def test_pictures(channels):
 
 
 def test_one_sample_that_is_not_finite():
-    for memory in (torch.contiguous_format, LAST):
-        x = torch.randn(3, 3, 4, 4).contiguous(memory_format=memory)
+    for order in (torch.contiguous_format, LAST):
+        x = torch.randn(3, 3, 4, 4).contiguous(memory_format=order)
         x[1, 2, 3, 0] = math.nan
         for op in (OPS.quantize_images_static, OPS.quantize_static):
             assert op(x, *A)[1].tolist() == [True, False, True]
