@@ -14,6 +14,7 @@ import rquant
 from rquant.nn.fixed_point import FixedPoint
 
 EXACT = 2.0**-31
+pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 
 
 @settings(max_examples=200, deadline=None)
@@ -114,6 +115,7 @@ def test_the_same_after_all_that_models_go_through(tmp_path):
         assert torch.equal(pickle.loads(pickle.dumps(model))(x), want)
         assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(x), want)
         assert torch.equal(torch.export.export(model, (x,)).module()(x), want)
+        assert torch.equal(torch.jit.trace(model, x, check_trace=False)(x), want)
         rquant.save(model, tmp_path / "m.safetensors")
         with torch.device("meta"):
             skeleton = Block()
@@ -129,6 +131,8 @@ def test_a_compiler_must_find_the_numbers_there():
         Exception, match="requantization: expected a model that was called before it is compiled"
     ):
         torch.export.export(calibrated("fixed"), (X,))
+    with pytest.raises(RuntimeError, match="before it is compiled or traced"):
+        torch.jit.trace(calibrated("fixed"), X)
 
 
 def test_where_it_does_not_concern_the_output_it_changes_nothing():

@@ -21,6 +21,7 @@ LONGEST = 33_025
 """Products of one sum that fit int32 whatever the zero points."""
 _KNOWN = "_fixed_points"
 _MOST = 2.0**31 - 1
+_UNKNOWN = "requantization: expected a model that was called before it is compiled or traced"
 
 
 class FixedPoint(NamedTuple):
@@ -106,7 +107,7 @@ class FixedPointOutput(nn.Module):
         known = self.__dict__.get(_KNOWN)
         if torch.compiler.is_compiling():
             if known is None:
-                raise RuntimeError("requantization: expected a model that was called before it is compiled")
+                raise RuntimeError(_UNKNOWN)
             return known[2]  # type: ignore[no-any-return]
         if not layer.frozen:
             return FixedPoint.of(layer.matrix().scale[:, 0], scale, out_scale)
@@ -117,6 +118,8 @@ class FixedPointOutput(nn.Module):
             or known[1] != versions
             or any(a is not b for a, b in zip(of, known[0], strict=True))
         ):
+            if torch.jit.is_tracing():  # which would record how they are found, and get it wrong
+                raise RuntimeError(_UNKNOWN)
             made = FixedPoint.of(layer.canonical().scale[:, 0], scale, out_scale)
             known = self.__dict__[_KNOWN] = of, versions, made
         return known[2]  # type: ignore[no-any-return]
