@@ -135,6 +135,22 @@ def test_a_compiler_must_find_the_numbers_there():
         torch.jit.trace(calibrated("fixed"), X)
 
 
+def test_scales_that_change_are_looked_at_again():
+    torch.manual_seed(0)
+    model = Block().eval()
+    rquant.quantize(model, activations="int8", requantization="fixed")
+    calibration = rquant.calibrate(model, [X])
+    rquant.freeze(model)
+    with torch.no_grad():
+        before = model(X)
+        calibration.apply(model, "percentile", percentile=90.0)
+        with pytest.raises(Exception, match="before it is compiled"):
+            torch.export.export(model, (X,))
+        want = model(X)
+        assert not torch.equal(want, before)
+        assert torch.equal(torch.export.export(model, (X,)).module()(X), want)
+
+
 def test_where_it_does_not_concern_the_output_it_changes_nothing():
     for how in ({"weights": "int4"}, {"rules": [("*", {"weights": "int8", "group_size": 8})]}):
         assert torch.equal(calibrated("fixed", **how)(X), calibrated(**how)(X))

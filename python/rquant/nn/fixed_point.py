@@ -124,6 +124,15 @@ class FixedPointOutput(nn.Module):
             known = self.__dict__[_KNOWN] = of, versions, made
         return known[2]  # type: ignore[no-any-return]
 
+    def calibrate(self, name: str, lo: float, hi: float, symmetric: bool = False) -> None:
+        """See `StaticInput`; what was computed of the scales before is forgotten."""
+        self.__dict__.pop(_KNOWN, None)
+        super().calibrate(name, lo, hi, symmetric)  # type: ignore[misc]
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.__dict__.pop(_KNOWN, None)
+        super()._load_from_state_dict(*args)
+
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[misc]
         return {name: value for name, value in state.items() if name != _KNOWN}
