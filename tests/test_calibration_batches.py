@@ -47,9 +47,11 @@ def scale_of(observer, model):
     return static_qparams(*observer.range())[0]
 
 
-@pytest.mark.parametrize(
-    "method", [m for m in METHODS if m != "cross_entropy"] + [lambda: observers.MovingAverage(0.3)]
-)
+class Own(observers.MovingAverage):
+    """A user's: it is told of the whole, as of any other input."""
+
+
+@pytest.mark.parametrize("method", [*METHODS, lambda: observers.MovingAverage(0.3), Own])
 def test_parts_of_a_concatenation(method):
     model = quantized()
     with rquant.Calibration(method):

@@ -25,7 +25,8 @@ class Floats:
         recorder = recording.current()
         if recorder is None:
             return place.layer.simulate(place.name, value)
-        (recorder.input if place.name == "input" else recorder.output)(place.layer, value.detach())
+        if place != recorder.joining:
+            (recorder.input if place.name == "input" else recorder.output)(place.layer, value.detach())
         return value
 
     def enter(self, value: Tensor, place: Place) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils._pytree import tree_map
 
 if TYPE_CHECKING:
-    from .place import StaticLayer
+    from .place import Place, StaticLayer
     from .value import Value
 
 _current: "Recorder | None" = None
@@ -37,6 +37,7 @@ class Recorder(ABC):
         self.flowing: set[StaticLayer] = set()
         self.leaked: set[StaticLayer] = set()
         self.kept: dict[StaticLayer, int] = {}
+        self.joining: Place | None = None
 
     @abstractmethod
     def input(self, layer: "StaticLayer", value: Tensor) -> None:
@@ -45,6 +46,16 @@ class Recorder(ABC):
     @abstractmethod
     def output(self, layer: "StaticLayer", value: Tensor) -> None:
         """`value`, which came of `layer`'s output, is needed as codes by something other than a layer."""
+
+    @contextmanager
+    def as_one(self, place: "Place") -> Iterator[bool]:
+        """Parts of what is to be `place`'s input: they are one batch, of which whoever gets True tells, once it is whole."""
+        first, before = place != self.joining, self.joining
+        self.joining = place
+        try:
+            yield first
+        finally:
+            self.joining = before
 
     def reached(self, value: "Value") -> None:
         """A quantized layer read `value`."""

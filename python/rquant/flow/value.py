@@ -294,7 +294,12 @@ class Joined(_Of):
         self.dim = dim
 
     def round(self, value: Value, place: Place) -> Any:
-        return value.arithmetic.join([parent.codes(place) for parent in self.parents], self.dim, place)
+        recorder = recording.current()
+        if recorder is None:
+            return value.arithmetic.join([parent.codes(place) for parent in self.parents], self.dim, place)
+        with recorder.as_one(place) as outermost:
+            joined = value.arithmetic.join([parent.codes(place) for parent in self.parents], self.dim, place)
+        return value.arithmetic.enter(joined, place) if outermost else joined
 
     def floats(self, value: Value) -> Tensor:
         return torch.cat([parent.tensor() for parent in self.parents], self.dim)
