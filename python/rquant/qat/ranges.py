@@ -81,7 +81,8 @@ class ObservedRange(Flags, Float32):
         """x rounded and back, with gradients; a batch in training moves the range first, once."""
         if self.training and not self.frozen and not recomputing():
             self._follow(x.detach())
-        return fake_quantize_activations(x, self.scale, self.zero_point)
+        # copies: a backward pass to come needs them as they are
+        return fake_quantize_activations(x, self.scale.clone(), self.zero_point.clone())
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _follow(self, x: Tensor) -> None:
@@ -89,8 +90,9 @@ class ObservedRange(Flags, Float32):
         self.observer.update(x)
         lo, hi = self.observer.range(qint8, self.symmetric)
         scale, zero = static_qparams(lo, hi, self.symmetric)
-        # new tensors: a backward to come may still need the old ones
-        self.scale, self.zero_point = self.scale.new_tensor([scale]), self.zero_point.new_tensor([zero])
+        # in place: whoever holds a model's buffers, as DistributedDataParallel does to send them around, holds these
+        self.scale.fill_(scale)
+        self.zero_point.fill_(zero)
 
     def extra_repr(self) -> str:
         """How, and whether still."""
