@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -57,6 +58,11 @@ class Floats:
     def add(self, a: Tensor, b: Tensor, lo: float, hi: float, to: Place) -> Tensor:
         """`clamp(a + b)`."""
         return self._round(_clamped(a + b, lo, hi), to)
+
+    def as_one(self, place: Place) -> AbstractContextManager[bool]:
+        """Parts are one batch to who follows: a recorder is told of the whole, a layer's range hears the parts together."""
+        recorder = recording.current()
+        return place.layer.as_one(place.name) if recorder is None else recorder.as_one(place)
 
     def join(self, parts: Sequence[Tensor], dim: int, to: Place) -> Tensor:
         """`torch.cat`; the parts were rounded for `to`."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -114,6 +115,10 @@ class Integers:
             a.codes, a.scale, a.zero, b.codes, b.scale, b.zero, *ops.ends(lo, hi), scale, zero
         )
         return Codes(out, scale, zero, _both(a.finite, b.finite), to)
+
+    def as_one(self, place: Place) -> AbstractContextManager[bool]:
+        """While parts are rounded that will be joined; gives whether the whole is to `enter` afterwards."""
+        return nullcontext(False)
 
     def join(self, parts: Sequence[Codes], dim: int, to: Place) -> Codes:
         """`torch.cat`."""

@@ -1,6 +1,7 @@
 """Where values are rounded, and what a layer offers to those who compute with it."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -32,6 +33,9 @@ class StaticLayer(Protocol):
 
     def float_product(self, x: Tensor) -> Tensor:
         """The layer on floats, its weight rounded as it is in deployment."""
+
+    def as_one(self, name: str) -> AbstractContextManager[bool]:
+        """While parts of one "input" or "output" are simulated; gives False: the whole need not be."""
 
     def simulate(self, name: str, value: Tensor) -> Tensor:
         """`value` rounded as "input" or "output" of the layer is, with gradients; as it is if that is not calibrated."""

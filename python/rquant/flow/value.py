@@ -294,12 +294,9 @@ class Joined(_Of):
         self.dim = dim
 
     def round(self, value: Value, place: Place) -> Any:
-        recorder = recording.current()
-        if recorder is None:
-            return value.arithmetic.join([parent.codes(place) for parent in self.parents], self.dim, place)
-        with recorder.as_one(place) as outermost:
+        with value.arithmetic.as_one(place) as enters:
             joined = value.arithmetic.join([parent.codes(place) for parent in self.parents], self.dim, place)
-        return value.arithmetic.enter(joined, place) if outermost else joined
+        return value.arithmetic.enter(joined, place) if enters else joined
 
     def floats(self, value: Value) -> Tensor:
         return torch.cat([parent.tensor() for parent in self.parents], self.dim)

@@ -5,6 +5,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -105,6 +106,11 @@ class StaticInput(nn.Module):
             return trained(value)  # type: ignore[no-any-return]
         pair = self.qparams(name)
         return value if pair is None else fake_quantize_activations(value, *pair)
+
+    def as_one(self, name: str) -> AbstractContextManager[bool]:
+        """See `flow.place.StaticLayer`."""
+        trained = self._modules.get(f"{name}_range")
+        return nullcontext(False) if trained is None else trained.as_one()  # type: ignore[no-any-return, operator]
 
     def settle_ranges(self) -> None:
         """Scales that were trained become the buffers."""

@@ -52,9 +52,13 @@ def prepare(
     make = _slow_average if observer == "moving_average" else partial(observer_of, observer)
     if weights == "learned":
         _learn_weights(layers, per_tensor, start)
-    for module in model.modules():
-        if isinstance(module, StaticInput) and not getattr(module, "frozen", False):
-            _add_ranges(module, activations, make)
+    static = [m for m in model.modules() if isinstance(m, StaticInput) and not getattr(m, "frozen", False)]
+    for module in static:
+        module.settle_ranges()  # of an earlier call
+    # one zero point may be 0 by chance
+    symmetric = all(m.qparams(name)[1].item() == 0 for m in static for name in m.calibrated or ())  # type: ignore[index]
+    for module in static:
+        _add_ranges(module, activations, symmetric, make)
     mark_outputs(model)
     return [m.log_scale for m in model.modules() if isinstance(m, LearnedScale)]
 
@@ -77,14 +81,15 @@ def _learn_weights(layers: list[PackedWeight], per_tensor: bool, start: str | Op
         layer.scheme = replace(scheme, optimizer=made[key], zero_point_dtype="uint8")
 
 
-def _add_ranges(layer: StaticInput, activations: str, observer: Callable[[], Observer]) -> None:
-    layer.settle_ranges()  # of an earlier call
+def _add_ranges(
+    layer: StaticInput, activations: str, symmetric: bool, observer: Callable[[], Observer]
+) -> None:
     for name in layer.calibrated or ():
         scale, zero = layer.qparams(name)  # type: ignore[misc]
         if activations == "learned":
             layer.add_module(f"{name}_range", LearnedRange(scale, zero))
         elif activations == "observed":
-            layer.add_module(f"{name}_range", ObservedRange(scale, zero, observer))
+            layer.add_module(f"{name}_range", ObservedRange(scale, zero, symmetric, observer))
 
 
 def freeze_observers(model: nn.Module, frozen: bool = True) -> None:

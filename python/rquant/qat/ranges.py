@@ -3,7 +3,8 @@
 A layer keeps one as its child `input_range` or `output_range`; `freeze` turns it into the layer's buffers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -29,16 +30,20 @@ class ObservedRange(Flags, Float32):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, scale: Tensor, zero_point: Tensor, make: Callable[[], Observer]) -> None:
+    parts: list[Tensor] | None = None
+
+    def __init__(
+        self, scale: Tensor, zero_point: Tensor, symmetric: bool, make: Callable[[], Observer]
+    ) -> None:
         super().__init__()
         self.register_buffer("scale", scale.detach().clone())
         self.register_buffer("zero_point", zero_point.detach().clone())
-        self.make, self.frozen = make, False
+        self.make, self.symmetric, self.frozen = make, symmetric, False
         self._begin()
 
     def _begin(self) -> None:
         """The range known so far is as good as a batch."""
-        self.observer, self.symmetric = self.make(), self.zero_point.item() == 0
+        self.observer = self.make()
         ends = torch.tensor([-127.0, 127.0]) - self.zero_point.item()
         self.observer.update(ends * self.scale.item())
 
@@ -78,11 +83,28 @@ class ObservedRange(Flags, Float32):
         return self.scale, self.zero_point
 
     def forward(self, x: Tensor) -> Tensor:
-        """x rounded and back, with gradients; a batch in training moves the range first, once."""
+        """x rounded and back, with gradients; a batch in training moves the range first, once (of `parts`: afterwards)."""
         if self.training and not self.frozen and not recomputing():
-            self._follow(x.detach())
+            if self.parts is None:
+                self._follow(x.detach())
+            else:
+                self.parts.append(x.detach().flatten())
         # copies: a backward pass to come needs them as they are
         return fake_quantize_activations(x, self.scale.clone(), self.zero_point.clone())
+
+    @contextmanager
+    def as_one(self) -> Iterator[bool]:
+        """What comes meanwhile is rounded by one scale, and then followed as one batch."""
+        if self.parts is not None:  # parts of a part
+            yield False
+            return
+        self.parts = []
+        try:
+            yield False
+            if self.parts:
+                self._follow(torch.cat(self.parts))
+        finally:
+            self.parts = None
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _follow(self, x: Tensor) -> None:
@@ -103,6 +125,10 @@ class LearnedRange(LearnedScale):
     """The scale is a parameter; the zero point stays what calibration found."""
 
     zero_point: Tensor
+
+    def as_one(self) -> AbstractContextManager[bool]:
+        """See `ObservedRange`: it follows nothing."""
+        return nullcontext(False)
 
     def __init__(self, scale: Tensor, zero_point: Tensor) -> None:
         super().__init__(scale)
