@@ -149,3 +149,14 @@ def test_compiled_it_is_the_same():
     out.sum().backward()
     got.sum().backward()
     assert torch.allclose(x.grad, y.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_torch_func_s_gradient_is_autograd_s():
+    model = branches()
+    rquant.freeze(model)
+    x = X.clone().requires_grad_()
+    out = model(x)
+    out.sum().backward()
+    got, pull = torch.func.vjp(model, X)
+    assert torch.equal(got, out)
+    assert torch.equal(pull(torch.ones_like(got))[0], x.grad)

@@ -40,9 +40,12 @@ define(
 
 class _Activations(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        ctx.save_for_backward(x, scale, zero)
+    def forward(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         return fake_quantize_static(x, scale, zero)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # torch.func asks for it
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ def possible(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._is_tracing()
+        and not torch._C._are_functorch_transforms_active()
         and x.is_cpu
     )
 

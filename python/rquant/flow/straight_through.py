@@ -17,8 +17,12 @@ _INTEGERS, _FLOATS = Integers(), Floats()
 
 class _WithGradientOf(Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, floats: Tensor) -> Tensor:
+    def forward(value: Tensor, floats: Tensor) -> Tensor:
         return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # torch.func asks for it
+        pass
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
