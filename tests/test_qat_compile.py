@@ -30,9 +30,10 @@ def prepared(**how):
 
 
 def assert_close(model, other):
-    """Last bits of sums move some to the next code."""
+    """Last bits of sums move some to the next code; of a scale's own gradient most cancels, and one code is much of the rest."""
+    some = 0.01 * max(parameter.grad.norm() for parameter in other.parameters())
     for got, want in zip(model.parameters(), other.parameters(), strict=True):
-        assert (got.grad - want.grad).norm() <= 0.1 * want.grad.norm()
+        assert (got.grad - want.grad).norm() <= 0.1 * want.grad.norm() + some
     for got, want in zip(model.buffers(), other.buffers(), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
 
