@@ -78,7 +78,7 @@ def test_doctor_fails_where_a_kernel_does(monkeypatch, capsys):
         bad = env["RQUANT_ISA"] != "portable"
         return types.SimpleNamespace(returncode=0, stdout="wrong" if bad else "right", stderr="")
 
-    monkeypatch.setattr(_selfcheck.subprocess, "run", answer)
+    monkeypatch.setattr(_selfcheck, "subprocess", types.SimpleNamespace(run=answer))
     monkeypatch.setattr(_selfcheck, "supported_isas", lambda: ["portable", "avx2"])
     assert cli.main(["doctor"]) == 1
     out = capsys.readouterr().out
