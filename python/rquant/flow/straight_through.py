@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -93,6 +94,10 @@ class StraightThrough:
         """`clamp(a + b)`."""
         codes = _INTEGERS.add(a.integers, b.integers, lo, hi, to)
         return _rounded(codes, _FLOATS.add(a.floats, b.floats, lo, hi, to))
+
+    def as_one(self, place: Place) -> AbstractContextManager[bool]:
+        """Nothing follows what is frozen."""
+        return _INTEGERS.as_one(place)
 
     def join(self, parts: Sequence[Traced], dim: int, to: Place) -> Traced:
         """`torch.cat`."""
