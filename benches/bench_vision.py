@@ -97,11 +97,14 @@ def main() -> None:
     if args.inside:
         inside(args)
         return
-    from vision.report import markdown
+    from vision.report import markdown, summary
 
     failed = [threads for threads in args.threads.split(",") if run_apart(args, threads)]
     files = [result_file(args, threads) for threads in args.threads.split(",") if threads not in failed]
-    print(markdown(cell for file in files for cell in json.loads(file.read_text())["cells"]))
+    cells = [cell for file in files for cell in json.loads(file.read_text())["cells"]]
+    print(markdown(cells))
+    if args.arms is None:
+        print("", summary(cells), sep="\n")
     if failed:
         sys.exit(f"stopped before their end: {', '.join(failed)} threads")
 

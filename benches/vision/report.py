@@ -1,6 +1,7 @@
-"""The table of bench_vision.py."""
+"""The tables of bench_vision.py: every arm, and rquant beside the fastest other one."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 HEADER = ("network", "batch", "threads", "arm", "cosine", "ms", "least ms", "rquant faster by")
 
@@ -36,3 +37,42 @@ def markdown(cells: Iterable[dict]) -> str:
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     why = {f"{arm['name']}: {arm['message']}" for cell in cells for arm in cell["arms"] if "message" in arm}
     return "\n".join([text, "", *sorted(why)]) if why else text
+
+
+SUMMARY = (
+    "network",
+    "batch",
+    "threads",
+    "float32",
+    "rquant",
+    "traced",
+    "packaged",
+    "fastest peer",
+    "of the peer",
+)
+NETS = {"resnet18": "ResNet18", "mobilenet_v2": "MobileNetV2"}
+
+
+def compared(cells: Iterable[dict]) -> Iterator[tuple[dict, float, str, dict[str, float]]]:
+    """Of each cell: itself, torch's least median in float32, the fastest int8 peer, and the medians by arm; milliseconds."""
+    for cell in cells:
+        times = {arm["name"]: arm["median_us"] / 1e3 for arm in cell["arms"] if "median_us" in arm}
+        float32 = min(time for name, time in times.items() if name.startswith("float32"))
+        peers = [name for name in times if not name.startswith(("float32", "rquant"))]
+        yield cell, float32, min(peers, key=lambda name: times[name]), times
+
+
+def summary(cells: Iterable[dict]) -> str:
+    """A row a cell: medians in milliseconds, and how many times as fast as the fastest peer rquant is, in each of its ways."""
+    lines = [SUMMARY, ["---"] * 3 + ["---:"] * 4 + ["---", "---"]]
+    for cell, float32, peer, times in compared(cells):
+        ours = [times[name] for name in ("rquant", "rquant traced", "rquant packaged")]
+        ratios = ", ".join(f"{times[peer] / time:.2f}" for time in ours)
+        name = re.sub(" (QDQ|QOperator)", "", peer).replace("ort", "onnxruntime")
+        where = [NETS.get(cell["net"], cell["net"]), str(cell["batch"]), str(cell["threads"])]
+        lines.append([*where, *map(_shown, [float32, *ours]), f"{_shown(times[peer])}, {name}", ratios])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _shown(ms: float) -> str:
+    return f"{ms:.1f}" if ms < 100 else f"{ms:.0f}"
