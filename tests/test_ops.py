@@ -6,7 +6,7 @@ from torch import nn
 from torch.library import opcheck
 
 import rquant
-from rquant import _autograd, _native, _ops, optimize  # noqa: F401 (registers ops)
+from rquant import _autograd, _fake_quantize, _native, _ops, optimize  # noqa: F401 (registers ops)
 from rquant._backends import reference
 from rquant._backends.elsewhere import only_on_cpu
 
@@ -109,7 +109,7 @@ def test_a_tensor_elsewhere_is_named():
 
 INTEGER_PRODUCT = """
 import itertools, torch, rquant
-from rquant import _autograd, _native, _ops, optimize  # noqa: F401 (registers ops)
+from rquant import _autograd, _fake_quantize, _native, _ops, optimize  # noqa: F401 (registers ops)
 assert rquant.backend_info()["isa"] == {level!r}
 generator = torch.Generator().manual_seed(0)
 for bits, threads in itertools.product((8, 4, 2), (1, 2)):
