@@ -58,7 +58,7 @@ def compared(cells: Iterable[dict]) -> Iterator[tuple[dict, float, str, dict[str
     for cell in cells:
         times = {arm["name"]: arm["median_us"] / 1e3 for arm in cell["arms"] if "median_us" in arm}
         float32 = min(time for name, time in times.items() if name.startswith("float32"))
-        peers = [name for name in times if not name.startswith(("float32", "rquant"))]
+        peers = [name for name in times if not name.startswith("rquant") and "float32" not in name]
         yield cell, float32, min(peers, key=lambda name: times[name]), times
 
 
