@@ -154,6 +154,22 @@ def test_as_in_float(name, x):
         assert torch.equal(model(x), got)
 
 
+@pytest.mark.parametrize("whole_changes", [False, True])
+def test_one_that_changes_its_shape_goes_on_by_itself(whole_changes, x):
+    _, model = calibrated(lambda net, x: net.b(net.a(x)), x)
+    with torch.no_grad():
+        whole = model.a(x)
+        part = whole[:, :4]
+        changed, other = (whole, part) if whole_changes else (part, whole)
+        shape = (1, *changed.shape)
+        changed.unsqueeze_(0)
+        before = other.float().clone()
+        changed.mul_(3)
+        other.mul_(2)
+        assert tuple(changed.shape) == shape
+        assert torch.equal(other.float(), 2 * before)
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -24,7 +24,7 @@ _EPILOGUE = (
 _CONV = "int[] kernel, int[] stride, int[] padding, int[] dilation, int groups, bool transposed, int[] output_padding"
 
 
-def ends(lo: float, hi: float) -> tuple[float | None, float | None]:
+def finite_ends(lo: float, hi: float) -> tuple[float | None, float | None]:
     """Of a clamp, as ops take them: None for infinity, of which torch's packages of compiled programs can't tell."""
     return None if lo == -INF else lo, None if hi == INF else hi
 

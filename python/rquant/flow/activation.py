@@ -97,7 +97,8 @@ class Activation:
     def become(self, value: Value, changed: "Activation | None" = None) -> "Activation":
         """An operation in place: from now on this value; what was computed of the old one keeps that.
 
-        So are what it is a part of and its own parts, but `changed`, the one of them that this comes of.
+        So are what it is a part of and its own parts, but `changed`, the one of them that this comes of. One of another shape
+        goes on by itself.
         """
         same, self.value = value.shape == self.value.shape, value
         if same:
@@ -105,7 +106,16 @@ class Activation:
             view = self.part_of
             if view is not None and view.shares():
                 view.whole.become(view.whole.value.overwritten(view, value), self)
+        else:
+            self._part_with_all()
         return self
+
+    def _part_with_all(self) -> None:
+        self.part_of = None
+        for part in (known() for known in self.parts):
+            if part is not None:
+                part.part_of = None
+        self.parts = ()
 
     def _tell_parts(self, changed: "Activation | None" = None) -> None:
         for part in (known() for known in self.parts):

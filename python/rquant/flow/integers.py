@@ -104,7 +104,7 @@ class Integers:
             return x
         scale, zero = _of(to)
         return Codes(
-            ops.requantize_static(x.codes, x.scale, x.zero, *ops.ends(lo, hi), scale, zero),
+            ops.requantize_static(x.codes, x.scale, x.zero, *ops.finite_ends(lo, hi), scale, zero),
             scale, zero, x.finite, to,
         )  # fmt: skip
 
@@ -112,7 +112,7 @@ class Integers:
         """`clamp(a + b)`."""
         scale, zero = _of(to)
         out = ops.add_static(
-            a.codes, a.scale, a.zero, b.codes, b.scale, b.zero, *ops.ends(lo, hi), scale, zero
+            a.codes, a.scale, a.zero, b.codes, b.scale, b.zero, *ops.finite_ends(lo, hi), scale, zero
         )
         return Codes(out, scale, zero, _both(a.finite, b.finite), to)
 

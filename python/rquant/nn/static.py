@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._fake_quantize import fake_quantize_activations
-from .._static_ops import ends
+from .._static_ops import finite_ends
 from ..flow import Activation, Codes, Floats, Integers, Place, QParams, StraightThrough, recording
 from ..flow.value import Product, Value
 from . import storage
@@ -223,4 +223,4 @@ def epilogue(
 ) -> tuple[Any, ...]:
     """The last arguments of `linear_static` and `conv_static`."""
     added = (None, None, None) if addend is None else addend[:3]
-    return (*added, *ends(lo, hi), *(to or (None, None)), dtype if to is None else None)
+    return (*added, *finite_ends(lo, hi), *(to or (None, None)), dtype if to is None else None)
